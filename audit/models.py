@@ -131,6 +131,24 @@ class LogHead(models.Model):
         return str(self.size)
 
 
+class SealerStatus(models.Model):
+    """What the sealer says of itself, one row: its public keys (`vkey` lines), when it was last seen, why it stopped."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    origin = models.TextField()
+    vkeys = models.TextField()  # the log's own key first, one a line
+    state = models.TextField()  # "sealing" or "stopped: <why>"
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "audit_sealerstatus"
+        default_permissions = ()
+        constraints = (models.CheckConstraint(condition=models.Q(id=1), name="audit_sealerstatus_one_row"),)
+
+    def __str__(self) -> str:
+        return self.state
+
+
 class Checkpoint(models.Model):
     """A signed checkpoint as published, signatures included."""
 
@@ -221,12 +239,12 @@ class Rollup(models.Model):
 
     NO_VERSION = -1
 
-    pk = models.CompositePrimaryKey("bucket", "model", "version", "outcome", "application")
+    pk = models.CompositePrimaryKey("bucket", "model", "version", "outcome", "caller")
     bucket = models.DateTimeField()
     model = models.TextField()
     version = models.BigIntegerField(default=NO_VERSION)
     outcome = models.TextField()
-    application = models.TextField()
+    caller = models.TextField()  # the key prefix that the leaf names, "" = anonymous
     count = models.BigIntegerField(default=0)
     total_us = models.BigIntegerField(default=0)
     queue_us = models.BigIntegerField(default=0)
