@@ -4,17 +4,19 @@
 encrypted payloads from it. It holds names and digests as values, never foreign keys: a record outlives what it describes.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Outcome = Literal[
     "ok", "rejected", "model_error", "timeout", "cancelled", "unavailable", "too_many", "stream_aborted", "cached", "shadow"
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One call, answered or refused. Times are int µs (UTC for `received_us`), sizes are bytes, digests are raw 32 bytes.
+
+    A struct, not a dataclass: making one takes 1 µs instead of 6. Copies are made with `msgspec.structs.replace`.
 
     request and response are the bodies to store; None stores nothing (refusals keep `body_sha256` and sizes only).
     `answer` is the answer in words for the record list, only for deployments that declare it.
