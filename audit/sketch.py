@@ -1,8 +1,8 @@
 """Latency sketches: quantiles within 1 % from a few hundred bytes, mergeable by addition.
 
-The logarithmic mapping of DDSketch (Masson, Rim, Lee, VLDB 2019): a value x >= 1 counts in bin ceil(log_γ x) with
-γ = (1 + a) / (1 - a), and a bin answers with 2γ^i / (γ + 1), never further than a = 1 % from any of its values. Values are whole
-µs from 0 to a few hours, so at most some 1,200 bins exist and none need ever be collapsed. A batch is folded at once with NumPy
+The logarithmic mapping of DDSketch (Masson, Rim, Lee, VLDB 2019): a value x >= 1 counts in bin ceil(log_g x) with
+g = (1 + a) / (1 - a), and a bin answers with 2g^i / (g + 1), never further than a = 1 % from any of its values. Values are whole µs
+from 0 to a few hours, so at most some 1,200 bins exist and none need ever be collapsed. A batch is folded at once with NumPy
 (0.05 µs a value; the ddsketch package takes 2 µs), and this module is the only place that knows the stored form:
 one byte of version, eight of zeros' count, then bins as (int16 index, uint32 count), little-endian, indices rising.
 """
