@@ -1,0 +1,164 @@
+"""Runs a batch: lays its rows together, pads, runs, checks, splits; and finds the guilty when a run fails (P6).
+
+Called by several threads at once, each with its own batch. Blocking; time is read from the monotonic clock.
+"""
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from .batch import Batch, Piece, Result, Slice, Task, Timing, claim_answer
+from .errors import Code, EngineError, RunFailed
+from .servable import Servable
+
+_NOT_THE_INPUT = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
+_pieces = Lock()  # guards `Task.pieces`: parts of one split task may run at the same time
+
+
+class _RowsChanged(RunFailed):
+    """An output's dimension 0 isn't the rows fed: this feed can't share a run."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+def execute(batch: Batch, servable: Servable, *, timeout_ms: int) -> list[Result]:
+    """Run a batch and give the result of every task that ended with it, in the batch's order.
+
+    A split task ends with its last part, or with the first part that fails. A failed run of several tasks is halved until the
+    guilty one is alone: at most 2·log2(n) further runs for one culprit. When an output doesn't keep the rows, every task runs
+    alone at once. Batches with `rerun` unset fail as a whole. Results are given once per task, whatever else answers it.
+    """
+    started = time.monotonic()
+    run = _Run(batch, servable, timeout_ms, started)
+    run.together(batch.slices, batch.padded_size)
+    return [result for part in batch.slices if (result := _settle(part, run)) is not None]
+
+
+class _Run:
+    """The runs of one batch. `outcomes` by the slice's place: outputs or error, with timing."""
+
+    __slots__ = ("batch", "guilty", "num_runs", "outcomes", "servable", "started", "timeout_ms")
+
+    def __init__(self, batch: Batch, servable: Servable, timeout_ms: int, started: float) -> None:
+        self.batch = batch
+        self.servable = servable
+        self.timeout_ms = timeout_ms
+        self.started = started
+        self.num_runs = 0
+        self.guilty: set[Task] = set()
+        self.outcomes: dict[tuple[Task, int], tuple[dict[str, np.ndarray] | EngineError, Timing]] = {}
+
+    def together(self, slices: Sequence[Slice], padded_size: int) -> None:
+        """Run these slices as one; on failure as halves."""
+        before = time.monotonic()
+        self.num_runs += 1
+        batch = self.batch
+        try:
+            outputs = self.servable.run(
+                batch.signature, _lay_together(slices, padded_size), output_filter=batch.output_filter, timeout_ms=self.timeout_ms
+            )
+            shares = _split(outputs, slices, padded_size)
+        except EngineError as error:
+            if len(slices) == 1 or not batch.rerun or error.code in _NOT_THE_INPUT:
+                self._fail(slices, error, before)
+            elif isinstance(error, _RowsChanged):
+                for part in slices:
+                    self.together((part,), 0)
+            else:
+                middle = len(slices) // 2
+                self.together(slices[:middle], 0)
+                self.together(slices[middle:], 0)
+            return
+        timings = self._timings(slices, before)
+        for part, share, timing in zip(slices, shares, timings, strict=True):
+            self.outcomes[part.task, part.start] = (share, timing)
+
+    def _fail(self, slices: Sequence[Slice], error: EngineError, before: float) -> None:
+        for part, timing in zip(slices, self._timings(slices, before), strict=True):
+            self.outcomes[part.task, part.start] = (error, timing)
+            if len(slices) == 1 and error.code not in _NOT_THE_INPUT:
+                self.guilty.add(part.task)
+
+    def _timings(self, slices: Sequence[Slice], before: float) -> list[Timing]:
+        now = time.monotonic()
+        model_us = int((now - before) * 1e6)
+        alone = len(slices) == 1 and not self.batch.padded_size
+        size = sum(stop - start for _, start, stop in slices)
+        timings = []
+        index = 0
+        for task, start, stop in slices:
+            queue_us = max(int((self.started - task.enqueued) * 1e6), 0)
+            timings.append(Timing(queue_us, model_us, 0 if alone else self.batch.id, size, index, self.num_runs))
+            index += stop - start
+        return timings
+
+
+def _lay_together(slices: Sequence[Slice], padded_size: int) -> dict[str, np.ndarray]:
+    """The rows of all slices, then the first row again up to `padded_size` (0 = none, inputs as they came).
+
+    A real row, because zeros may be outside what the model accepts (a lookup key, a divisor).
+    Source: TensorFlow Serving, batching/batching_session.cc.
+    """
+    task, start, stop = slices[0]
+    size = sum(stop - start for _, start, stop in slices)
+    whole = len(slices) == 1 and stop - start == task.rows
+    if whole and padded_size <= size:
+        return dict(task.inputs)
+    missing = max(padded_size - size, 0)
+    inputs = {}
+    for name, first in task.inputs.items():
+        parts = [part.inputs[name][start:stop] for part, start, stop in slices]
+        if missing:
+            parts.append(np.broadcast_to(first[start : start + 1], (missing, *first.shape[1:])))
+        inputs[name] = np.concatenate(parts)
+    return inputs
+
+
+def _split(outputs: dict[str, np.ndarray], slices: Sequence[Slice], padded_size: int) -> list[dict[str, np.ndarray]]:
+    """Each slice's rows of every output, padding dropped. A task alone and unpadded keeps its outputs, whatever their shape."""
+    task, start, stop = slices[0]
+    if len(slices) == 1 and stop - start == task.rows and padded_size <= task.rows:
+        return [outputs]
+    size = sum(stop - start for _, start, stop in slices)
+    ran = max(padded_size, size)
+    for name, output in outputs.items():
+        if not output.ndim:
+            raise _RowsChanged(f"Batched output tensor has 0 dimensions: {name}")
+        if output.shape[0] != ran:
+            raise _RowsChanged(f"Batched output tensor {name} has 0th dimension {output.shape[0]}, which does not equal the {ran} rows fed")
+    shares = []
+    index = 0
+    for _, start, stop in slices:
+        end = index + stop - start
+        shares.append({name: output[index:end] for name, output in outputs.items()})
+        index = end
+    return shares
+
+
+def _settle(part: Slice, run: _Run) -> Result | None:
+    """The result that this slice completes, if any."""
+    task = part.task
+    outcome, timing = run.outcomes[task, part.start]
+    if isinstance(outcome, EngineError):
+        return Result(task, None, outcome, timing, task in run.guilty) if claim_answer(task) else None
+    if part.stop - part.start == task.rows or not run.batch.padded_size:
+        return Result(task, outcome, None, timing) if claim_answer(task) else None
+    with _pieces:
+        task.pieces = [*(task.pieces or ()), Piece(part.start, part.stop, outcome, timing)]
+        complete = sum(piece.stop - piece.start for piece in task.pieces) == task.rows
+    if not complete or not claim_answer(task):
+        return None
+    pieces = sorted(task.pieces)
+    task.pieces = None
+    outputs = {name: np.concatenate([piece.outputs[name] for piece in pieces]) for name in pieces[0].outputs}
+    timing = Timing(
+        min(piece.timing.queue_us for piece in pieces),
+        sum(piece.timing.model_us for piece in pieces),
+        pieces[0].timing.batch_id,
+        max(piece.timing.batch_size for piece in pieces),
+        pieces[0].timing.batch_index,
+        sum(piece.timing.num_runs for piece in pieces),
+    )
+    return Result(task, outputs, None, timing)

@@ -1,0 +1,435 @@
+"""What runs next: queued tasks become batches (pure: time comes in, work goes out).
+
+Theory. Each servable has a queue, each queue has groups: tasks of one group agree in signature, output filter, dtypes and every
+dimension but the first, so that their rows can be laid together. A batch comes from one group. Four rules choose it.
+
+*Between servables* start-time fair queueing over device time: a queue's virtual time grows by the seconds that its batches took
+over its weight, the ready queue with the least runs next, and one that was idle starts at the present virtual time (it neither
+saves up nor pays for its absence). Source: Goyal, Vin, Cheng, "Start-time Fair Queuing", SIGCOMM 1996.
+*Between groups* the group whose first task came first, once it's full or its first task has waited `batch_timeout`.
+*Within a group* first come, first served; low priority fills what room normal tasks leave, and runs by itself only when no
+servable has a normal task ready.
+*Deadlines*: an expired task never enters a batch. Where the latency a·n + b of a model is known, a batch stops growing where its
+most urgent task would miss its deadline, and a task that can't make it even alone lets the others go first.
+
+Not thread-safe: its owner calls it under one lock, which it holds for microseconds.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+from .batch import Batch, BatchRule, Result, Slice, Task, claim_answer
+from .errors import Code, DeadlinePassed, EngineError, InvalidInput, QueueFull, UnknownServable
+from .latency import LatencyModel, Line
+from .options import BatchingOptions
+from .servable import ServableKey
+
+SUSPECT_SECONDS = 60.0  # a caller whose input failed batches among its like for this long
+MAX_SUSPECTS = 1024
+MAX_IDLE_GROUPS = 256  # empty groups kept for their shapes' sake
+_ALONE = BatchRule(False, "unknown signature")
+_BLAMELESS = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How one servable's tasks are queued. `rules` by signature; a signature without one runs a request at a time."""
+
+    batching: BatchingOptions = field(default_factory=BatchingOptions)
+    weight: float = 1.0
+    rules: Mapping[str, BatchRule] = field(default_factory=dict)
+
+
+class _Group:
+    """Tasks that may share a run. Deques may hold tasks that have left (expired, cancelled): their `arrival` is 0."""
+
+    __slots__ = ("deques", "output_filter", "queue", "rows", "rule", "signature", "ticket")
+
+    def __init__(self, queue: "_Queue", task: Task, rule: BatchRule) -> None:
+        self.queue = queue
+        self.signature = task.signature
+        self.output_filter = task.output_filter
+        self.rule = rule
+        # normal, low, and those predicted to miss their deadlines, which run when nothing else of the group waits
+        self.deques: tuple[deque[Task], deque[Task], deque[Task]] = (deque(), deque(), deque())
+        self.rows = 0  # what waits; a task that runs alone counts as 1
+        self.ticket: _Ticket | None = None  # its valid entry in the queue's heap
+
+    def find_head(self) -> Task | None:
+        """The task to take next. Drops those that have left."""
+        for tasks in self.deques:
+            while tasks:
+                if tasks[0].arrival:
+                    return tasks[0]
+                tasks.popleft()
+        return None
+
+
+_Ticket = tuple[int, int, int]  # (priority, arrival) of a group's first task: who goes first within a queue; a number of its own
+
+
+class _Queue:
+    """One servable's groups."""
+
+    __slots__ = ("groups", "heap", "key", "latency", "num_normal", "num_tasks", "options", "rows", "suspects", "virtual_time")
+
+    def __init__(self, key: ServableKey, options: QueueOptions) -> None:
+        self.key = key
+        self.options = options
+        self.groups: dict[tuple[object, ...], _Group] = {}
+        self.heap: list[tuple[_Ticket, _Group]] = []
+        self.latency: dict[str, LatencyModel] = {}
+        self.suspects: dict[str, float] = {}  # caller → until
+        self.rows = 0
+        self.num_tasks = 0
+        self.num_normal = 0
+        self.virtual_time = 0.0
+
+    def rule_for(self, task: Task) -> BatchRule:
+        rule = self.options.rules.get(task.signature, _ALONE)
+        if not rule.batched:
+            return rule
+        if not _share_rows(task):
+            return BatchRule(False, "inputs don't share dimension 0", rerun=rule.rerun)
+        if not rule.accepts(task.inputs):
+            return BatchRule(False, "fed otherwise than probed", rerun=rule.rerun)
+        return rule
+
+    def find_line(self, signature: str) -> Line | None:
+        model = self.latency.get(signature)
+        return model.find_line() if model is not None else None
+
+    def max_rows(self, line: Line | None) -> int:
+        """Rows that a batch may hold, by `max_batch_size` and by `max_batch_time` where the latency is known."""
+        batching = self.options.batching
+        if not batching.max_batch_time or line is None or not line.per_row:
+            return batching.max_batch_size
+        affordable = int((batching.max_batch_time - line.fixed) / line.per_row)
+        return min(max(affordable, 1), batching.max_batch_size)
+
+
+def _share_rows(task: Task) -> bool:
+    return task.rows > 0 and all(array.ndim and array.shape[0] == task.rows for array in task.inputs.values())
+
+
+class Scheduler:
+    """The queues of one device. See the module's theory; every method takes the present instant of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._queues: dict[ServableKey, _Queue] = {}
+        self._active: dict[ServableKey, _Queue] = {}  # those with waiting tasks
+        self._deadlines: list[tuple[float, int, bytes]] = []  # heap of (deadline, arrival, id); no tensors, so those that left may stay
+        self._tasks: dict[bytes, Task] = {}
+        self._expired: list[Task] = []  # found while a batch was formed, for the next `expire`
+        self._virtual_time = 0.0
+        self._arrivals = count(1)
+        self._tickets = count(1)
+        self._batch_ids = count(1)
+
+    # Queues
+
+    def configure(self, key: ServableKey, options: QueueOptions) -> None:
+        """Add a servable's queue, or change its options; what waits stays and follows the new ones."""
+        queue = self._queues.get(key)
+        if queue is None:
+            self._queues[key] = _Queue(key, options)
+            return
+        queue.options = options
+        for task in self._drain(queue):
+            self._insert(self._group_for(queue, task), task)
+
+    def remove(self, key: ServableKey) -> list[Task]:
+        """Drop a servable's queue; gives the tasks that still waited in it, to be answered by the caller."""
+        queue = self._queues.pop(key, None)
+        if queue is None:
+            return []
+        return [task for task in self._drain(queue) if claim_answer(task)]
+
+    def waiting(self, key: ServableKey) -> tuple[int, int]:
+        """(tasks, rows) in a servable's queue; (0, 0) when there is none."""
+        queue = self._queues.get(key)
+        return (queue.num_tasks, queue.rows) if queue else (0, 0)
+
+    def find_line(self, key: ServableKey, signature: str) -> Line | None:
+        """The learned latency of a signature's runs; None while too few were seen."""
+        queue = self._queues.get(key)
+        return queue.find_line(signature) if queue else None
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    # Tasks
+
+    def enqueue(self, task: Task, now: float) -> None:
+        """Let a task wait for its batch.
+
+        Raises UnknownServable, DeadlinePassed, QueueFull, and InvalidInput for a task above `max_batch_size` where tasks aren't split.
+        """
+        queue = self._queues.get(task.key)
+        if queue is None:
+            raise UnknownServable(f"Servable not found for request: {task.key}")
+        if task.deadline <= now:
+            raise DeadlinePassed(f"deadline passed {(now - task.deadline) * 1e3:.0f} ms ago")
+        if task.id in self._tasks:
+            raise EngineError(f"request {task.id.hex()} is already queued", Code.ALREADY_EXISTS)
+        group = self._group_for(queue, task)
+        batching = queue.options.batching
+        if group.rule.batched and task.rows > batching.max_batch_size and not batching.split_large:
+            raise InvalidInput(f"Task size {task.rows} is larger than maximum input batch size {batching.max_batch_size}")
+        rows = task.rows if group.rule.batched else 1
+        if queue.rows and queue.rows + rows > batching.max_batch_size * batching.max_enqueued_batches:
+            num_batches = -(-queue.rows // batching.max_batch_size)
+            raise QueueFull(
+                "The batch scheduling queue to which this task was submitted is full; currently "
+                f"{num_batches} batches enqueued and max_enqueued_batches is {batching.max_enqueued_batches}"
+            )
+        task.enqueued = now
+        self._insert(group, task)
+
+    def cancel(self, ids: Iterable[bytes]) -> list[Task]:
+        """Take tasks out of their queues; gives those that were there and may be answered."""
+        tasks = [task for task_id in ids if (task := self._tasks.get(task_id)) is not None]
+        for task in tasks:
+            self._leave(task)
+        return [task for task in tasks if claim_answer(task)]
+
+    def expire(self, now: float) -> list[Task]:
+        """Take out the tasks whose deadline has passed, to be answered DEADLINE_EXCEEDED."""
+        deadlines = self._deadlines
+        expired, self._expired = self._expired, []
+        while deadlines and deadlines[0][0] <= now:
+            _, arrival, task_id = heapq.heappop(deadlines)
+            task = self._tasks.get(task_id)
+            if task is not None and task.arrival == arrival:
+                self._leave(task)
+                expired.append(task)
+        return [task for task in expired if claim_answer(task)]
+
+    def next_batch(self, now: float) -> Batch | float | None:
+        """Form a batch: the batch to run now, or the instant to ask again at, or None when nothing waits.
+
+        A caller that gets a batch runs it and then calls `finished`. Several may be under way at once.
+        """
+        while True:
+            choice: tuple[int, float] | None = None
+            chosen: tuple[_Queue, _Group] | None = None
+            wake = float("inf")
+            for queue in self._active.values():
+                group, ready_at = self._next_group(queue, now)
+                if group is None:
+                    wake = min(wake, ready_at)
+                    continue
+                rank = (0 if queue.num_normal else 1, queue.virtual_time)
+                if choice is None or rank < choice:
+                    choice, chosen = rank, (queue, group)
+            if chosen is None:
+                return self._wake(wake)
+            batch = self._form(*chosen, now)
+            if batch is not None:
+                return batch
+
+    def finished(self, batch: Batch, now: float, results: Iterable[Result] = ()) -> None:
+        """Account for a batch that has run: device time, latency, callers whose input failed, the rest of failed split tasks."""
+        apart = False
+        queue = self._queues.get(batch.key)
+        for result in results:
+            if result.task.arrival:  # a part of a split task failed: the other parts needn't run
+                self._leave(result.task)
+            if result.error is not None:
+                apart = True
+                if queue is not None and result.guilty and result.error.code not in _BLAMELESS:
+                    self._suspect(queue, result.task.caller, now)
+        if queue is None:
+            return
+        seconds = max(now - batch.started, 0.0)
+        queue.virtual_time += (seconds - batch.cost) / queue.options.weight
+        if not apart:
+            model = queue.latency.setdefault(batch.signature, LatencyModel())
+            model.observe(batch.padded_size or max(batch.size, 1), seconds)
+
+    # How a task gets in and out
+
+    def _group_for(self, queue: _Queue, task: Task) -> _Group:
+        rows = task.rows
+        shape: tuple[object, ...] = (
+            task.signature,
+            task.output_filter,
+            task.caller in queue.suspects,
+            *[(name, array.dtype.num, array.shape[1:], array.shape[:1] == (rows,)) for name, array in task.inputs.items()],
+        )
+        group = queue.groups.get(shape)
+        if group is None:
+            if len(queue.groups) >= MAX_IDLE_GROUPS:
+                queue.groups = {shape: group for shape, group in queue.groups.items() if group.rows}
+            group = queue.groups[shape] = _Group(queue, task, queue.rule_for(task))
+        return group
+
+    def _insert(self, group: _Group, task: Task) -> None:
+        queue = group.queue
+        arrival = next(self._arrivals)
+        heapq.heappush(self._deadlines, (task.deadline, arrival, task.id))
+        task.arrival = arrival
+        task.group = group
+        self._tasks[task.id] = task
+        rows = task.rows - task.taken if group.rule.batched else 1
+        if not queue.num_tasks:
+            self._active[queue.key] = queue
+            queue.virtual_time = max(queue.virtual_time, self._virtual_time)
+        queue.num_tasks += 1
+        queue.rows += rows
+        if not task.priority:
+            queue.num_normal += 1
+        group.rows += rows
+        priority = 1 if task.priority else 0
+        group.deques[priority].append(task)
+        if group.ticket is None or priority < group.ticket[0]:
+            group.ticket = (priority, arrival, next(self._tickets))
+            heapq.heappush(queue.heap, (group.ticket, group))
+
+    def _leave(self, task: Task) -> None:
+        """Forget a waiting task: it was taken whole, has expired or was cancelled. Its deque drops it later."""
+        group = task.group
+        if not isinstance(group, _Group):
+            return
+        queue = group.queue
+        task.arrival = 0
+        task.group = None
+        del self._tasks[task.id]
+        rows = task.rows - task.taken if group.rule.batched else 1
+        group.rows -= rows
+        queue.rows -= rows
+        queue.num_tasks -= 1
+        if not task.priority:
+            queue.num_normal -= 1
+        if not group.rows:
+            group.ticket = None
+            for tasks in group.deques:
+                tasks.clear()
+        if not queue.num_tasks:
+            self._active.pop(queue.key, None)
+            queue.heap.clear()
+        if len(self._deadlines) > 2 * len(self._tasks) + 4096:
+            self._deadlines = [entry for entry in self._deadlines if entry[2] in self._tasks]
+            heapq.heapify(self._deadlines)
+
+    def _drain(self, queue: _Queue) -> list[Task]:
+        """Take all tasks out of a queue, in the order of their arrival."""
+        tasks = [task for task in self._tasks.values() if task.key == queue.key]
+        for task in tasks:
+            self._leave(task)
+        queue.groups.clear()
+        return tasks
+
+    # How a batch is formed
+
+    def _next_group(self, queue: _Queue, now: float) -> tuple[_Group | None, float]:
+        """The group whose turn it is, or None and the instant at which one will be ready."""
+        heap = queue.heap
+        while heap and heap[0][0] is not heap[0][1].ticket:
+            heapq.heappop(heap)
+        timeout = queue.options.batching.batch_timeout
+        if not timeout and heap:
+            return heap[0][1], now
+        first: _Group | None = None
+        wake = float("inf")
+        for group in queue.groups.values():
+            head = group.find_head()
+            if head is None or group.ticket is None:
+                continue
+            line = queue.find_line(group.signature)
+            ready_at = head.enqueued + timeout
+            if line is not None:
+                ready_at = min(ready_at, head.deadline - line.seconds(group.rows))
+            if group.rule.batched and group.rows < queue.max_rows(line) and ready_at > now:
+                wake = min(wake, ready_at)
+            elif first is None or first.ticket is None or group.ticket < first.ticket:
+                first = group
+        return first, wake
+
+    def _form(self, queue: _Queue, group: _Group, now: float) -> Batch | None:
+        """Take the next batch out of a group; None when all its tasks had expired."""
+        line = queue.find_line(group.signature)
+        slices = self._take(group, queue.max_rows(line) if group.rule.batched else 0, line, now)
+        head = group.find_head()
+        if head is None:
+            group.ticket = None
+        else:
+            group.ticket = (1 if head.priority else 0, head.arrival, next(self._tickets))
+            heapq.heappush(queue.heap, (group.ticket, group))
+        if not slices:
+            return None
+        size = sum(stop - start for _, start, stop in slices)
+        padded_size = 0
+        if group.rule.batched:
+            padded_size = next((allowed for allowed in queue.options.batching.allowed_batch_sizes if allowed >= size), size)
+        cost = line.seconds(padded_size or max(size, 1)) if line is not None else 0.0
+        self._virtual_time = max(self._virtual_time, queue.virtual_time)
+        queue.virtual_time += cost / queue.options.weight
+        batch_id = next(self._batch_ids)
+        return Batch(batch_id, queue.key, group.signature, group.output_filter, slices, size, padded_size, group.rule.rerun, now, cost)
+
+    def _take(self, group: _Group, limit: int, line: Line | None, now: float) -> list[Slice]:
+        """Take up to `limit` rows out of a group; with limit 0 one whole task."""
+        slices: list[Slice] = []
+        size = 0
+        until = float("inf")  # the most urgent deadline among those taken
+        split = group.queue.options.batching.split_large
+        normal, low, late = group.deques
+        for tasks in (normal, low, late):
+            if tasks is late and slices:
+                break
+            while tasks:
+                task = tasks[0]
+                if not task.arrival:
+                    tasks.popleft()
+                    continue
+                if task.deadline <= now:
+                    self._leave(task)
+                    self._expired.append(task)
+                    continue
+                rows = task.rows - task.taken
+                if line is not None and tasks is not late and not task.taken:
+                    if now + line.seconds(rows if not limit else min(rows, limit)) > task.deadline:
+                        late.append(tasks.popleft())
+                        continue
+                    if slices and now + line.seconds(size + rows) > min(until, task.deadline):
+                        return slices
+                if not limit:
+                    self._leave(task)
+                    return [Slice(task, 0, task.rows)]
+                room = limit - size
+                if rows > room and not (split and task.rows > limit) and slices:
+                    return slices
+                take = min(rows, room) if split and task.rows > limit else rows
+                until = min(until, task.deadline)
+                slices.append(Slice(task, task.taken, task.taken + take))
+                size += take
+                if take == rows:
+                    self._leave(task)
+                else:
+                    task.taken += take
+                    group.rows -= take
+                    group.queue.rows -= take
+                if size >= limit:
+                    return slices
+        return slices
+
+    def _wake(self, wake: float) -> float | None:
+        """When to ask again: a group is ready or a deadline passes."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][2] not in self._tasks:
+            heapq.heappop(deadlines)
+        if deadlines:
+            wake = min(wake, deadlines[0][0])
+        return wake if wake != float("inf") else None
+
+    # Callers whose input failed
+
+    def _suspect(self, queue: _Queue, caller: str, now: float) -> None:
+        for suspect in [name for name, until in queue.suspects.items() if until <= now]:
+            del queue.suspects[suspect]
+        if len(queue.suspects) < MAX_SUSPECTS or caller in queue.suspects:
+            queue.suspects[caller] = now + SUSPECT_SECONDS
