@@ -1,0 +1,164 @@
+"""Typed readers of the environment. They fail loudly: a wrong value stops the process with a sentence that names the variable.
+
+Only `config/settings/` and the entry points in `config/` use them. Imports no framework, so that the gateway and the supervisor
+can read the same variables in the same way.
+
+A value that `manage.py up` found out (the addresses of its embedded servers) lies in `VAR_DIR/run/services.env`; the environment
+wins over that file, so commands in another terminal (`manage.py verify_log`) reach the running servers without being told.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SERVICES_FILE = Path("run/services.env")  # below VAR_DIR; written by `manage.py up`, 0600
+
+
+class BadEnvironment(ValueError):
+    """A variable is missing or can't be read. The message is one sentence for the person who set it."""
+
+
+def text(name: str, default: str | None = None, *, choices: tuple[str, ...] = ()) -> str:
+    """The variable as it stands. Raises BadEnvironment when it is missing without a default, or not one of `choices`."""
+    value = os.environ.get(name, "").strip() or default
+    if value is None:
+        raise BadEnvironment(f"{name} must be set")
+    if choices and value not in choices:
+        raise BadEnvironment(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def integer(name: str, default: int, *, low: int = 0, high: int = 2**63 - 1) -> int:
+    raw = os.environ.get(name, "").strip()
+    if not raw:
+        return default
+    try:
+        value = int(raw)
+    except ValueError:
+        raise BadEnvironment(f"{name} must be a whole number, not {raw!r}") from None
+    if not low <= value <= high:
+        raise BadEnvironment(f"{name} must lie between {low} and {high}, not {value}")
+    return value
+
+
+def seconds(name: str, default: float, *, low: float = 0.0) -> float:
+    raw = os.environ.get(name, "").strip()
+    if not raw:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        raise BadEnvironment(f"{name} must be a number of seconds, not {raw!r}") from None
+    if not low <= value < float("inf"):
+        raise BadEnvironment(f"{name} must be at least {low:g} seconds, not {raw}")
+    return value
+
+
+def boolean(name: str, default: bool) -> bool:
+    raw = os.environ.get(name, "").strip().lower()
+    if not raw:
+        return default
+    if raw in {"1", "true", "yes", "on"}:
+        return True
+    if raw in {"0", "false", "no", "off"}:
+        return False
+    raise BadEnvironment(f"{name} must be 1 or 0 (also true/false, yes/no, on/off), not {raw!r}")
+
+
+def port(name: str, default: int) -> int:
+    return integer(name, default, low=1, high=65535)
+
+
+def path(name: str, default: Path) -> Path:
+    """An absolute path; `~` is expanded, a relative one is taken from the checkout, not from where the command was started."""
+    raw = os.environ.get(name, "").strip()
+    value = Path(raw).expanduser() if raw else default
+    return value if value.is_absolute() else ROOT / value
+
+
+def paths(name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Several paths, separated by `:`."""
+    raw = os.environ.get(name, "").strip()
+    if not raw:
+        return default
+    return tuple(p if p.is_absolute() else ROOT / p for p in (Path(part).expanduser() for part in raw.split(":") if part))
+
+
+def words(name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Several words, separated by commas or spaces."""
+    raw = os.environ.get(name, "").strip()
+    return tuple(raw.replace(",", " ").split()) if raw else default
+
+
+def url(name: str, default: str | None = None, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
+    """An address without a trailing slash."""
+    value = text(name, default)
+    if urlsplit(value).scheme not in schemes:
+        raise BadEnvironment(f"{name} must start with {' or '.join(f'{s}://' for s in schemes)}, not {value.split('@')[-1]!r}")
+    return value.rstrip("/")
+
+
+def origin(address: str) -> str:
+    """Scheme, host and port of an address, as browsers compare them."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def read_env_file(file: Path) -> dict[str, str]:
+    """`KEY=value` lines; empty when there is no such file. Values are taken as they stand, without quoting."""
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def write_private(file: Path, content: str) -> None:
+    """Replace a file as a whole; only its owner can read it, at every instant."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def write_env_file(file: Path, values: Mapping[str, str]) -> None:
+    write_private(file, "".join(f"{key}={value}\n" for key, value in values.items()))
+
+
+def service_url(name: str, var_dir: Path, *, schemes: tuple[str, ...], default: str) -> str:
+    """The address of PostgreSQL or Redis: the environment's, otherwise that of the embedded server that runs now.
+
+    default: what to answer when neither is there; connecting to it fails with the server's name in the error.
+    """
+    found = read_env_file(var_dir / SERVICES_FILE).get(name)
+    return url(name, found or default, schemes=schemes)
+
+
+def kept_secret(file: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
+    """The text in `file`, made at the first call. Two processes that start at once agree on one value.
+
+    Its directory is made with mode 0700. The name appears only after the content is synced (`link` refuses an existing name),
+    so a crash leaves either nothing or the whole secret.
+    """
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        pass
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    write_private(draft, make() + "\n")
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return file.read_text().strip()

@@ -1,0 +1,24 @@
+"""Log lines: time, level, logger, a constant message, then the fields given as `extra`, as `key=value`."""
+
+import logging
+import time
+
+# What every LogRecord has; anything else came in through `extra`.
+_OWN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+
+
+class LineFormatter(logging.Formatter):
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={_shown(value)}" for key, value in record.__dict__.items() if key not in _OWN)
+        stamp = time.strftime("%H:%M:%S", self.converter(record.created))
+        line = f"{stamp}.{int(record.msecs):03d} {record.levelname.lower():7} {record.name}: {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return repr(text) if " " in text or not text else text
