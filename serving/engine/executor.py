@@ -3,6 +3,7 @@
 Called by several threads at once, each with its own batch. Blocking; time is read from the monotonic clock.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from threading import Lock
@@ -12,6 +13,8 @@ import numpy as np
 from .batch import Batch, Piece, Result, Slice, Task, Timing, claim_answer
 from .errors import Code, EngineError, RunFailed
 from .servable import Servable
+
+logger = logging.getLogger(__name__)
 
 _NOT_THE_INPUT = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
 _pieces = Lock()  # guards `Task.pieces`: parts of one split task may run at the same time
@@ -61,7 +64,9 @@ class _Run:
             )
             shares = _split(outputs, slices, padded_size)
         except EngineError as error:
-            if len(slices) == 1 or not batch.rerun or error.code in _NOT_THE_INPUT:
+            if len(slices) == 1 and padded_size and isinstance(error, _RowsChanged) and batch.rerun:
+                self.together(slices, 0)
+            elif len(slices) == 1 or not batch.rerun or error.code in _NOT_THE_INPUT:
                 self._fail(slices, error, before)
             elif isinstance(error, _RowsChanged):
                 for part in slices:
@@ -70,6 +75,10 @@ class _Run:
                 middle = len(slices) // 2
                 self.together(slices[:middle], 0)
                 self.together(slices[middle:], 0)
+            return
+        except Exception as error:  # ours or the servable's fault: the tasks are answered, the loop goes on
+            logger.exception("run failed", extra={"servable": str(batch.key), "signature": batch.signature})
+            self._fail(slices, EngineError(f"{type(error).__name__}: {error}"), before)
             return
         timings = self._timings(slices, before)
         for part, share, timing in zip(slices, shares, timings, strict=True):

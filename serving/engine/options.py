@@ -8,6 +8,7 @@ from typing import Literal
 from .errors import InvalidOptions
 
 BatchingMode = Literal["auto", "on", "off"]
+Transition = Literal["availability", "resource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class DesiredModel:
     stateful: runs change something: never batched unless `batching.mode` is `on`, never re-run, never probed.
     max_retries, retry_delay: a failed load is tried again this often, first after `retry_delay` seconds, doubling up to 60 s.
     timeout: seconds for one run.
+    transition: `availability` loads the new version before it unloads the old one, `resource` the other way round.
     """
 
     name: str
@@ -101,6 +103,7 @@ class DesiredModel:
     retry_delay: float = 1.0
     timeout: float = 30.0
     tags: tuple[str, ...] = ("serve",)
+    transition: Transition = "availability"
 
     def __post_init__(self) -> None:
         if not self.name:

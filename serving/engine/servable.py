@@ -66,6 +66,11 @@ class Servable(Protocol):
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
 
+    @property
+    def unbatchable(self) -> Mapping[str, str]:
+        """Signatures known from reading the model to change or draw something at each run, with the reason; never probed."""
+        ...
+
     def run(self, signature: str, inputs: Arrays, *, output_filter: Sequence[str] = (), timeout_ms: int) -> dict[str, np.ndarray]:
         """Run one signature once.
 

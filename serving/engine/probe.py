@@ -1,0 +1,177 @@
+"""Does sharing a run change answers? Asked of every signature when it's loaded (RULES 5.1).
+
+Theory. Rows may share a run when the model treats them one by one. That can't be read off a graph, but what breaks it shows: the
+same rows are run together, apart, in another order, beside other rows, and padded, and every row's outputs must be equal each
+time within float tolerance. This catches a model that normalises over its batch or sums along it (a row's answer depends on its
+neighbours), one that reshapes across rows (their number changes), one that is random or counts its calls (the same run twice
+differs). Rows are drawn at several scales, since a model may clip what it mixes. A signature that can't be run with made-up
+input isn't batched, and its status says so.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .batch import BatchRule, Form
+from .dtypes import numpy_dtype
+from .errors import EngineError
+from .servable import Servable, Signature, TensorSpec
+
+NUM_ROWS = 5
+TIMEOUT_MS = 20_000
+FREE_SIZES = (4, 16, 32, 64, 1, 224)  # tried for unknown dimensions other than the first, until one runs
+_MAX_ELEMENTS = 1 << 22  # of one probing input: a model of huge inputs isn't probed at the price of its memory
+_LOOSE = {"DT_HALF": 2e-2, "DT_BFLOAT16": 5e-2}
+
+
+def probe_servable(servable: Servable, *, stateful: bool) -> dict[str, BatchRule]:
+    """The rule of every signature. Never raises EngineError: a run that fails is a reason."""
+    rules = {}
+    for name, signature in servable.signatures.items():
+        if stateful:
+            rules[name] = BatchRule(False, "the deployment is stateful", rerun=False)
+        elif name in servable.unbatchable:
+            rules[name] = BatchRule(False, servable.unbatchable[name], rerun=False)
+        else:
+            rules[name] = _probe(servable, name, signature)
+    return rules
+
+
+def _probe(servable: Servable, name: str, signature: Signature) -> BatchRule:
+    if not signature.inputs:
+        return BatchRule(False, "it has no inputs", rerun=False)
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for alias, spec in specs.items():
+            if spec.shape is not None and (not spec.shape or spec.shape[0] != -1):
+                return BatchRule(False, f"{kind} {alias} has the shape {list(spec.shape)}: its dimension 0 is not unknown", rerun=False)
+    run = _runner(servable, name)
+    proven: list[Form] = []
+    problem = ""
+    for form in _forms(signature):
+        trailing, error = _find_shapes(run, signature, form)
+        if trailing is None:
+            problem = problem or f"not probed: {error}"
+            continue
+        try:
+            fault = _find_fault(run, signature, trailing)
+        except EngineError as failure:
+            problem = problem or f"not probed: {failure.message}"
+            continue
+        if fault:
+            return BatchRule(False, fault, rerun=False)  # what mixes rows in one form isn't trusted in another
+        proven.append(form)
+    if not proven:
+        return BatchRule(False, problem, rerun=False)
+    return BatchRule(True, "rows together, apart, reordered and padded gave equal outputs", tuple(proven))
+
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+Trailing = Mapping[str, tuple[int, ...]]
+
+
+def _runner(servable: Servable, name: str) -> Run:
+    return lambda inputs: servable.run(name, inputs, timeout_ms=TIMEOUT_MS)
+
+
+def _forms(signature: Signature) -> Iterator[Form]:
+    """The feeds that are probed: as declared, and with a trailing 1 left out, as TensorFlow Serving's own examples do.
+
+    Shapes aren't checked against the signature when a model is called, so that a feed of another rank can reach the graph; it is
+    batched only when shown to be safe. An unknown rank is probed with one and with two dimensions.
+    """
+    declared: dict[str, list[tuple[int, ...]]] = {}
+    for alias, spec in signature.inputs.items():
+        if spec.shape is None:
+            declared[alias] = [(), (-1,)]
+        elif spec.shape[1:] in ((1,), (-1,)):
+            declared[alias] = [spec.shape[1:], ()]
+        else:
+            declared[alias] = [spec.shape[1:]]
+    longest = max(len(choices) for choices in declared.values())
+    for place in range(longest):
+        yield {alias: choices[min(place, len(choices) - 1)] for alias, choices in declared.items()}
+
+
+def _find_shapes(run: Run, signature: Signature, form: Form) -> tuple[Trailing | None, str]:
+    """Sizes of the unknown dimensions with which the signature runs, or why there are none."""
+    error = ""
+    for size in FREE_SIZES:
+        trailing = {alias: tuple(size if n == -1 else n for n in pattern or ()) for alias, pattern in form.items()}
+        if any(NUM_ROWS * int(np.prod(shape, dtype=np.int64)) > _MAX_ELEMENTS for shape in trailing.values()):
+            error = error or "its inputs are too large"
+            continue
+        try:
+            run(_draw(signature, trailing, 1, 0, 1.0))
+        except EngineError as failure:
+            error = error or failure.message
+        else:
+            return trailing, ""
+        if not any(pattern and -1 in pattern for pattern in form.values()):
+            break
+    return None, error
+
+
+def _find_fault(run: Run, signature: Signature, trailing: Trailing) -> str:
+    """How sharing a run changes the answers, or "" when it doesn't. Raises EngineError when the model can't run the rows."""
+    for seed, scale in ((1, 1.0), (2, 0.05), (3, 30.0)):
+        rows = _draw(signature, trailing, NUM_ROWS, seed, scale)
+        together = run(rows)
+        for alias, output in together.items():
+            if not output.ndim or output.shape[0] != NUM_ROWS:
+                return f"output {alias} has the shape {list(output.shape)} for {NUM_ROWS} rows"
+        if not _equal(together, run(rows), signature):
+            return "the same input twice gives different outputs"
+        for place in range(NUM_ROWS):
+            alone = run(_pick(rows, [place]))
+            if not _equal(alone, _pick(together, [place]), signature):
+                return "a row gives another output alone than beside others"
+        for places in ([4, 3, 2, 1, 0], [1, 3], [2, 0, 4, 4, 4, 4, 4, 4], [0, 1, 2, 0, 0, 0, 0, 0]):
+            if not _equal(run(_pick(rows, places)), _pick(together, places), signature):
+                return "a row gives another output in another batch or beside padding"
+    return ""
+
+
+def _pick(arrays: Mapping[str, np.ndarray], places: Sequence[int]) -> dict[str, np.ndarray]:
+    return {alias: array[places] for alias, array in arrays.items()}
+
+
+def _draw(signature: Signature, trailing: Trailing, num_rows: int, seed: int, scale: float) -> dict[str, np.ndarray]:
+    """Made-up rows, all different where the dtype allows it."""
+    generator = np.random.default_rng(seed)
+    return {alias: _values(spec, (num_rows, *trailing[alias]), generator, scale) for alias, spec in signature.inputs.items()}
+
+
+def _values(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator, scale: float) -> np.ndarray:
+    dtype = numpy_dtype(spec.dtype)
+    if spec.dtype == "DT_STRING":
+        values = np.empty(shape, object)
+        values.ravel()[:] = [b"%d" % number for number in generator.integers(0, 10, values.size)]
+        return values
+    if spec.dtype == "DT_BOOL":
+        return generator.integers(0, 2, shape).astype(dtype)
+    if dtype.kind in "iu":  # small, since it may index a table; 0 and 1 are nearly always there
+        return generator.integers(0, 2, shape).astype(dtype)
+    values = generator.normal(0.0, scale, shape)
+    if dtype.kind == "c":
+        values = values + 1j * generator.normal(0.0, scale, shape)
+    return values.astype(dtype)
+
+
+def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], signature: Signature) -> bool:
+    """Equal within what another order of summing can do: a few units in the last places of the largest value."""
+    if one.keys() != other.keys():
+        return False
+    for alias, left in one.items():
+        right = other[alias]
+        if left.shape != right.shape:
+            return False
+        tolerance = _LOOSE.get(signature.outputs[alias].dtype, 1e-4)
+        if left.dtype.kind in "fcV" or signature.outputs[alias].dtype in _LOOSE:
+            wide = np.complex128 if left.dtype.kind == "c" else np.float64
+            left, right = left.astype(wide), right.astype(wide)
+            size = np.max(np.abs(left), initial=0.0, where=np.isfinite(left))
+            if not np.allclose(left, right, rtol=tolerance, atol=1e-2 * tolerance * size, equal_nan=True):
+                return False
+        elif not np.array_equal(left, right):
+            return False
+    return True
