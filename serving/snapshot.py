@@ -64,6 +64,8 @@ class Deployment(msgspec.Struct, frozen=True):
     stateful: bool = False
     answer_labels: tuple[str, ...] = ()  # class names, to say the answer in words in the record list
     answer_output: str = ""  # the output that is the answer; "" = do not put the answer into the clear
+    error_code: str = "OK"  # of its directory; a version's own error stands with the version
+    error_message: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):

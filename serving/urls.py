@@ -1,0 +1,18 @@
+from django.urls import path
+
+from . import views
+
+app_name = "serving"
+
+urlpatterns = [
+    path("serving/", views.deployment_list, name="list"),
+    path("serving/register/", views.register, name="register"),
+    path("serving/try-it-token/", views.try_it_token, name="try_it_token"),
+    path("serving/<str:name>/", views.deployment_detail, name="detail"),
+    path("serving/<str:name>/remove/", views.deployment_remove, name="remove"),
+    path("keys/", views.key_list, name="keys"),
+    path("keys/applications/<int:pk>/", views.application_detail, name="application"),
+    path("keys/applications/<int:pk>/delete/", views.application_delete, name="application_delete"),
+    path("keys/<str:prefix>/revoke/", views.key_revoke, name="key_revoke"),
+    path("keys/<str:prefix>/rotate/", views.key_rotate, name="key_rotate"),
+]
