@@ -8,11 +8,9 @@ _OWN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"mes
 
 
 class LineFormatter(logging.Formatter):
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_shown(value)}" for key, value in record.__dict__.items() if key not in _OWN)
-        stamp = time.strftime("%H:%M:%S", self.converter(record.created))
+        stamp = time.strftime("%H:%M:%S", time.gmtime(record.created))
         line = f"{stamp}.{int(record.msecs):03d} {record.levelname.lower():7} {record.name}: {record.getMessage()}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
