@@ -8,9 +8,7 @@ from typing import Literal
 
 import msgspec
 
-Outcome = Literal[
-    "ok", "rejected", "model_error", "timeout", "cancelled", "unavailable", "too_many", "stream_aborted", "cached", "shadow"
-]
+Outcome = Literal["ok", "rejected", "model_error", "timeout", "cancelled", "unavailable", "too_many", "stream_aborted", "cached", "shadow"]
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

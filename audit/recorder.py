@@ -1,0 +1,407 @@
+"""The gateway's side of the daybook: makes a call durable and says so.
+
+`append` runs on the event loop and costs some 25 µs: it formats the leaf, packs the row, encrypts what is to be stored and hands
+one entry to the writer's thread. Its future is done when the record is durable (P1); when that can't be, the future fails with
+`LogUnavailable` (answer 503, send no prediction) or `LogStalled` (close the connection, nobody knows). Large payloads are
+compressed and encrypted in a thread and take a lane of their own, so that their syncs hold up nobody else.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from . import ids, journal, leaves, payloads
+from .backlog import BacklogWatch, Verdict
+from .entries import CallEncoder, encode_event
+from .errors import LogStalled, LogUnavailable
+from .files import DiskDirectory, JournalDirectory
+from .keys import KeyJournal, PayloadKey, mint_key, wrap_key
+from .receipts import MERGE_DELAY_S, ReceiptSigner, SignedGroup, encode_text
+from .record import Call
+from .refusals import RefusalCounter
+from .writer import Waiting, Writer, WriterOptions
+
+logger = logging.getLogger(__name__)
+
+_LARGE_ENTRY = 64 * 1024
+_WATCH_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderOptions:
+    """Everything a recorder needs to know; `config/gateway.py` builds it from the environment."""
+
+    directory: Path
+    node: str
+    origin: str
+    master_key: bytes = field(repr=False)
+    stall_s: float = 5.0  # JOURNAL_STALL_S: a sync longer than this makes the gateway unready
+    max_bytes: int = 4 << 30  # JOURNAL_MAX_MB: how much may wait for the scribe
+    merge_delay_s: int = MERGE_DELAY_S
+    segment_bytes: int = 64 << 20
+    rotate_s: float = 60.0
+    # Threads change hands at the GIL this often. At Python's 5 ms the writer waits that long for a busy loop after each sync;
+    # measured in docs/architecture.md.
+    switch_interval_s: float | None = 0.0005
+
+
+class Committed:
+    """A durable record. Receipts are made when asked for."""
+
+    __slots__ = ("_index", "_signed", "commit_us", "leaf_hash", "record_id")
+
+    def __init__(self, record_id: bytes, leaf_hash: bytes, commit_us: int, signed: SignedGroup, index: int) -> None:
+        self.record_id = record_id
+        self.leaf_hash = leaf_hash
+        self.commit_us = commit_us  # from append to durable
+        self._signed = signed
+        self._index = index
+
+    def receipt(self) -> str:
+        """`Daybook-Receipt`, base64."""
+        return encode_text(self._signed.receipt(self._index, self.record_id))
+
+
+@dataclass(slots=True)
+class RecorderFigures:
+    """Counters for metrics. Owned by the loop thread."""
+
+    records: int = 0
+    failed: int = 0
+    stalled: int = 0
+    refused: int = 0
+    commit_us: int = 0  # sum over records
+
+
+class Recorder:
+    """One per gateway process. All methods are for the loop given to `start`, unless they say otherwise."""
+
+    def __init__(self, options: RecorderOptions, *, directory: JournalDirectory | None = None) -> None:
+        """directory: where to write instead of `options.directory`, for fault tests."""
+        self.options = options
+        self.start_id = ids.new_id()
+        self.figures = RecorderFigures()
+        self._directory = directory if directory is not None else DiskDirectory(options.directory)
+        self._signer = ReceiptSigner(options.origin, options.merge_delay_s)
+        self._encoder = CallEncoder(options.node, options.master_key)
+        self._key_journal = KeyJournal(self._directory, self.start_id, options.node)
+        self._keys: dict[str, PayloadKey] = {}
+        self._minting: dict[str, list[Callable[[PayloadKey | OSError], None]]] = {}
+        self._contexts: set[bytes] = set()
+        self._gap: dict[str, int] = {}
+        self._gap_from_us = 0
+        self._refusals = RefusalCounter(self.append)
+        self._small = self._make_writer("journal")
+        self._large: Writer | None = None
+        self._large_lock = threading.Lock()
+        self._crew = ThreadPoolExecutor(2, thread_name_prefix="recorder")
+        self._minter = ThreadPoolExecutor(1, thread_name_prefix="recorder-keys")
+        self._backlog = BacklogWatch(options.directory, self._directory, options.max_bytes, options.merge_delay_s)
+        self._backlog.own_segments = lambda: {name: used for writer in self._writers() for name, used in writer.segments_used.items()}
+        self._watch_handle: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._is_open = False
+        self._is_stalled = False
+        self._pending_work = 0  # calls that are with the crew or wait for a key
+
+    # Life
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the journal and announce the receipt key. Raises OSError when the directory can't be written."""
+        self._loop = loop
+        if self.options.switch_interval_s is not None:
+            sys.setswitchinterval(self.options.switch_interval_s)
+        self._small.start()
+        self._backlog.start()
+        self._is_open = True
+        self._announce_receipt_key()
+        self._watch_handle = loop.call_later(_WATCH_S, self._watch)
+
+    async def close(self) -> None:
+        """Record what is counted, wait for what is under way, end the segments. Later appends fail."""
+        self._refusals.flush(ids_time_us=time.time_ns() // 1000, everything=True)
+        while self._pending_work:
+            await asyncio.sleep(0.005)
+        self._write_gap()
+        self._is_open = False
+        if self._watch_handle is not None:
+            self._watch_handle.cancel()
+        for writer in self._writers():
+            await self._loop.run_in_executor(None, writer.stop)
+        self._backlog.stop()
+        self._crew.shutdown(wait=True)
+        self._minter.shutdown(wait=True)
+        self._key_journal.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a record made now would become durable, as far as one can know."""
+        return self._is_open and not self._is_stalled and not any(writer.is_failing for writer in self._writers())
+
+    @property
+    def backlog_refused(self) -> str:
+        """Why new work is to be refused with 503, empty when it isn't: the backlog or the disk is at its limit.
+
+        Checked at the door. What is in flight already is still recorded: the journal keeps its last tenth for it.
+        """
+        return self._backlog.verdict.refuse_new
+
+    @property
+    def backlog(self) -> Verdict:
+        return self._backlog.verdict
+
+    @property
+    def receipt_key(self) -> tuple[bytes, bytes]:
+        """Key id and public key of this start."""
+        return self._signer.key_id, self._signer.public_key
+
+    # Recording
+
+    def append(self, call: Call) -> "asyncio.Future[Committed]":
+        """Record a call. The future gives `Committed` once it is durable, else fails with LogUnavailable."""
+        future: asyncio.Future[Committed] = self._loop.create_future()
+        if not self.ready or self._backlog.verdict.refuse_all:
+            self._refuse(future, call, self._backlog.verdict.refuse_all or "the journal can't be written")
+            return future
+        request, response = call.request, call.response
+        if request is None and response is None:
+            self._put(self._encoder.encode(call, b"", b""), call.record_id, future)
+            return future
+        scope = self._encoder.scope(call)
+        key = self._keys.get(scope)
+        size = (len(request) if request is not None else 0) + (len(response) if response is not None else 0)
+        if key is None:
+            self._pending_work += 1
+            self._mint(scope, lambda result: self._with_key(result, call, size, future))
+        elif size > payloads.COMPRESS_OVER:
+            self._pending_work += 1
+            self._seal_large(call, key, future)
+        else:
+            attachment, digests = payloads.seal_parts(key.secret, key.key_id, call.record_id, request, response, self._encoder.take_random)
+            self._put(self._encoder.encode(call, attachment, digests), call.record_id, future)
+        return future
+
+    def refuse(self, call: Call) -> "asyncio.Future[Committed]":
+        """Record a refusal of a known caller: by itself, or within a count above ten 429s per caller and second."""
+        return self._refusals.refuse(call)
+
+    def aggregate_refusal(self, call: Call) -> "asyncio.Future[Committed]":
+        """Record a refusal within the count of its (address or key, status, reason, second).
+
+        The first of a second is durable at once as a record with count 1, and every answer of that second names it; the rest of
+        the second follows as one record with their count. So the name in an answer is in the log whatever dies when.
+        """
+        return self._refusals.aggregate(call)
+
+    def context(self, details: dict[str, Any]) -> bytes:
+        """Digest that names `details` (origin, artifact, configuration, policy …) in leaves. Their `context` leaf is written with
+        the first use in this start; the digest is SHA-256 of their canonical JSON. Raises ValueError for floats."""
+        digest = sha256(leaves.canonical(details)).digest()
+        if digest not in self._contexts:
+            self._contexts.add(digest)
+            self.event("context", {"ctx": leaves.context_name(digest), "is": details})
+        return digest
+
+    def event(self, type_: str, details: dict[str, Any]) -> "asyncio.Future[Committed]":
+        """Record something that happened to the gateway itself."""
+        return self._put_event(type_, details, journal.EntryType.RECORD, b"")
+
+    def forget_scope(self, scope: str) -> None:
+        """Drop a scope's key from memory (erasure). Later records of the scope get a new key."""
+        self._keys.pop(scope, None)
+
+    # Inside
+
+    def _make_writer(self, name: str) -> Writer:
+        options = WriterOptions(
+            node=self.options.node,
+            origin=self.options.origin,
+            start=self.start_id,
+            segment_bytes=self.options.segment_bytes,
+            rotate_s=self.options.rotate_s,
+            first_segment_bytes=min(4 << 20, self.options.segment_bytes),
+        )
+        return Writer(self._directory, options, name=name, sign=self._signer.sign, on_durable=self._on_durable, on_failed=self._on_failed)
+
+    def _writers(self) -> list[Writer]:
+        return [self._small] if self._large is None else [self._small, self._large]
+
+    def _put(self, encoded: tuple[bytes, bytes], record_id: bytes, future: "asyncio.Future[Committed]") -> None:
+        entry, leaf_hash = encoded
+        self._small.put(Waiting(entry, leaf_hash, record_id, future, time.monotonic_ns()))
+
+    def _put_event(self, type_: str, details: dict[str, Any], entry_type: int, attachment: bytes) -> "asyncio.Future[Committed]":
+        record_id = ids.new_id()
+        future: asyncio.Future[Committed] = self._loop.create_future()
+        future.add_done_callback(_retrieve)
+        if self.ready:
+            self._put(encode_event(type_, record_id, self.options.node, details, entry_type, attachment), record_id, future)
+        else:
+            future.set_exception(LogUnavailable("the journal can't be written"))
+        return future
+
+    def _announce_receipt_key(self) -> None:
+        key_id, public_key = self.receipt_key
+        details = {
+            "key": leaves.base64url(public_key),
+            "key_id": key_id.hex(),
+            "origin": self.options.origin,
+            "merge_delay_s": self.options.merge_delay_s,
+            "start": ids.text(self.start_id),
+        }
+        self._put_event("gateway.key", details, journal.EntryType.RECEIPT_KEY, key_id + public_key)
+
+    def _refuse(self, future: "asyncio.Future[Committed]", call: Call, why: str) -> None:
+        self.figures.refused += 1
+        self._count_gap(call.outcome)
+        future.set_exception(LogUnavailable(why))
+
+    # Keys and large payloads
+
+    def _mint(self, scope: str, then: Callable[[PayloadKey | OSError], None]) -> None:
+        """Mint the scope's key in a thread: its journal is synced before the key is used."""
+        if (waiting := self._minting.get(scope)) is not None:
+            waiting.append(then)
+            return
+        self._minting[scope] = [then]
+        self._minter.submit(self._mint_in_thread, scope)
+
+    def _mint_in_thread(self, scope: str) -> None:
+        key = mint_key(scope, time.time_ns() // 1000)
+        result: PayloadKey | OSError = key
+        try:
+            self._key_journal.append(wrap_key(self.options.master_key, key))
+        except OSError as error:
+            logger.error("key journal write failed", extra={"error": str(error)})
+            result = error
+        self._loop.call_soon_threadsafe(self._minted, scope, result)
+
+    def _minted(self, scope: str, result: PayloadKey | OSError) -> None:
+        if isinstance(result, PayloadKey):
+            self._keys[scope] = result
+        for then in self._minting.pop(scope):
+            then(result)
+
+    def _with_key(self, result: PayloadKey | OSError, call: Call, size: int, future: "asyncio.Future[Committed]") -> None:
+        if isinstance(result, OSError):
+            self._pending_work -= 1
+            if not future.done():
+                self._refuse(future, call, f"the key journal can't be written: {result}")
+        elif size > payloads.COMPRESS_OVER:
+            self._seal_large(call, result, future)
+        else:
+            self._pending_work -= 1
+            sealed = payloads.seal_parts(
+                result.secret, result.key_id, call.record_id, call.request, call.response, self._encoder.take_random
+            )
+            self._put(self._encoder.encode(call, *sealed), call.record_id, future)
+
+    def _seal_large(self, call: Call, key: PayloadKey, future: "asyncio.Future[Committed]") -> None:
+        self._crew.submit(self._seal_in_thread, call, key, future)
+
+    def _seal_in_thread(self, call: Call, key: PayloadKey, future: "asyncio.Future[Committed]") -> None:
+        sealed = payloads.seal_parts(key.secret, key.key_id, call.record_id, call.request, call.response, os.urandom, payloads.compress)
+        if self._large is None:
+            self._open_large_lane()
+        self._loop.call_soon_threadsafe(self._put_large, call, sealed, future)
+
+    def _open_large_lane(self) -> None:
+        with self._large_lock:
+            if self._large is None:
+                writer = self._make_writer("journal-large")
+                try:
+                    writer.start()
+                except OSError as error:  # the small lane takes them, or fails for the same reason and says so
+                    logger.error("no lane for large payloads", extra={"error": str(error)})
+                    return
+                self._large = writer
+
+    def _put_large(self, call: Call, sealed: tuple[bytes, bytes], future: "asyncio.Future[Committed]") -> None:
+        self._pending_work -= 1
+        entry, leaf_hash = self._encoder.encode(call, *sealed)
+        lane = self._large if self._large is not None and len(entry) > _LARGE_ENTRY else self._small
+        lane.put(Waiting(entry, leaf_hash, call.record_id, future, time.monotonic_ns()))
+
+    # What the writer tells
+
+    def _on_durable(self, batch: list[Waiting], signed: SignedGroup) -> None:
+        self._loop.call_soon_threadsafe(self._release, batch, signed, time.monotonic_ns())
+
+    def _release(self, batch: list[Waiting], signed: SignedGroup, now_ns: int) -> None:
+        total_us = 0
+        for index, (_, leaf_hash, record_id, future, put_ns) in enumerate(batch):
+            commit_us = (now_ns - put_ns) // 1000
+            total_us += commit_us
+            if not future.done():
+                future.set_result(Committed(record_id, leaf_hash, commit_us, signed, index))
+        self.figures.records += len(batch)
+        self.figures.commit_us += total_us
+
+    def _on_failed(self, batch: list[Waiting], error: OSError) -> None:
+        self._loop.call_soon_threadsafe(self._fail, batch, LogUnavailable(f"the journal can't be written: {error}"))
+
+    def _fail(self, batch: list[Waiting], error: LogUnavailable) -> None:
+        for item in batch:
+            if not item.future.done():
+                item.future.set_exception(error)
+                self.figures.failed += 1
+                self._count_gap(type(error).__name__)
+
+    # Stalls and gaps
+
+    def _watch(self) -> None:
+        self._watch_handle = self._loop.call_later(_WATCH_S, self._watch)
+        now = time.monotonic()
+        stalled = [w for w in self._writers() if (since := w.busy_since) is not None and now - since > self.options.stall_s]
+        if stalled and not self._is_stalled:
+            logger.error("journal sync stalls", extra={"stall_s": self.options.stall_s})
+        self._is_stalled = bool(stalled)
+        for writer in stalled:
+            self._give_up(writer)
+        self._refusals.flush(ids_time_us=time.time_ns() // 1000)
+        if self._gap and self.ready:
+            self._write_gap()
+
+    def _give_up(self, writer: Writer) -> None:
+        """Close what waits for a sync that doesn't return; take back, and refuse, what it doesn't hold yet."""
+        in_flight = [item for item in writer.in_flight if not item.future.done()]
+        for item in in_flight:
+            item.future.set_exception(LogStalled(f"a journal sync takes longer than {self.options.stall_s:g} s"))
+        self.figures.stalled += len(in_flight)
+        self._fail(writer.withdraw(), LogUnavailable("the journal stalls"))
+
+    def _count_gap(self, what: str) -> None:
+        if not self._gap:
+            self._gap_from_us = time.time_ns() // 1000
+        self._gap[what] = self._gap.get(what, 0) + 1
+
+    def _write_gap(self) -> None:
+        """One `gap` leaf says how many calls were refused while nothing could be recorded."""
+        if not self._gap or not self.ready:
+            return
+        details = {"calls": sum(self._gap.values()), "by": self._gap, "from": self._gap_from_us, "to": time.time_ns() // 1000}
+        counted, self._gap = self._gap, {}
+        self.event("gap", details).add_done_callback(lambda future: self._restore_gap(future, counted))
+
+    def _restore_gap(self, future: "asyncio.Future[Committed]", counted: dict[str, int]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            for what, count in counted.items():
+                self._gap[what] = self._gap.get(what, 0) + count
+
+    def __repr__(self) -> str:
+        return f"<Recorder {ids.text(self.start_id)} on {self.options.node}>"
+
+
+def _retrieve(future: "asyncio.Future[Committed]") -> None:
+    """Events are nobody's to wait for: mark their failure as seen."""
+    if not future.cancelled():
+        future.exception()
