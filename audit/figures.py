@@ -63,7 +63,7 @@ class Summary:
     p50_us: int | None
     p95_us: int | None
     p99_us: int | None
-    callers: int  # different keys that called; anonymous callers count as one
+    callers: int  # different callers by pseudonym, which changes with the month; all anonymous ones count as one
     tree_size: int
 
     @property
@@ -94,20 +94,6 @@ class ModelFigures:
 class OutcomeCount:
     outcome: str
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class CallerFigures:
-    """One key's calls, named as the leaves name it: by key prefix, "" for anonymous callers."""
-
-    key_prefix: str
-    answered: int
-    refused: int
-    failed: int
-
-    @property
-    def count(self) -> int:
-        return self.answered + self.refused + self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +185,6 @@ def by_outcome(since: datetime, until: datetime | None = None, model: str | None
         model=model,
     )
     return [OutcomeCount(outcome, count) for outcome, count in rows]
-
-
-def by_caller(since: datetime, until: datetime | None = None, model: str | None = None, limit: int = 20) -> list[CallerFigures]:
-    """The keys that called most, busiest first."""
-    until = until or datetime.now(tz=since.tzinfo)
-    rows = _query(
-        f"SELECT caller, {_COLUMNS} FROM audit_rollup WHERE {_where(model, None)} GROUP BY 1 ORDER BY SUM(count) DESC, 1 LIMIT %(limit)s",
-        since=_minute(since),
-        until=until,
-        model=model,
-        limit=limit,
-        **_GROUPS,
-    )
-    return [CallerFigures(*row) for row in rows]
 
 
 def models_called(since: datetime) -> list[str]:

@@ -244,7 +244,7 @@ class Rollup(models.Model):
     model = models.TextField()
     version = models.BigIntegerField(default=NO_VERSION)
     outcome = models.TextField()
-    caller = models.TextField()  # the key prefix that the leaf names, "" = anonymous
+    caller = models.TextField()  # the pseudonym in the leaf, "" = anonymous
     count = models.BigIntegerField(default=0)
     total_us = models.BigIntegerField(default=0)
     queue_us = models.BigIntegerField(default=0)

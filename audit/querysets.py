@@ -206,7 +206,7 @@ assert _CONDITIONS.keys() == language.FIELDS.keys()
 
 def rollup_condition(term: Term) -> Q | None:
     """The same condition over `Rollup`, None where rollups don't know the field."""
-    columns = {"model": _model, "version": _number("version", _BIG), "outcome": _text("outcome"), "key": _text("caller")}
+    columns = {"model": _model, "version": _number("version", _BIG), "outcome": _text("outcome")}
     condition = columns.get(term.field)
     if condition is None:
         return None
