@@ -47,7 +47,7 @@ def _probe(servable: Servable, name: str, signature: Signature) -> BatchRule:
     run = _runner(servable, name)
     proven: list[Form] = []
     problem = ""
-    for form in _forms(signature):
+    for place, form in enumerate(_forms(signature)):
         trailing, error = _find_shapes(run, signature, form)
         if trailing is None:
             problem = problem or f"not probed: {error}"
@@ -57,9 +57,10 @@ def _probe(servable: Servable, name: str, signature: Signature) -> BatchRule:
         except EngineError as failure:
             problem = problem or f"not probed: {failure.message}"
             continue
-        if fault:
-            return BatchRule(False, fault, rerun=False)  # what mixes rows in one form isn't trusted in another
-        proven.append(form)
+        if fault and not place:
+            return BatchRule(False, fault, rerun=False)
+        if not fault:
+            proven.append(form)
     if not proven:
         return BatchRule(False, problem, rerun=False)
     return BatchRule(True, "rows together, apart, reordered and padded gave equal outputs", tuple(proven))
@@ -74,7 +75,7 @@ def _runner(servable: Servable, name: str) -> Run:
 
 
 def _forms(signature: Signature) -> Iterator[Form]:
-    """The feeds that are probed: as declared, and with a trailing 1 left out, as TensorFlow Serving's own examples do.
+    """The feeds that are probed: as declared, then with a trailing 1 left out, as TensorFlow Serving's own examples do.
 
     Shapes aren't checked against the signature when a model is called, so that a feed of another rank can reach the graph; it is
     batched only when shown to be safe. An unknown rank is probed with one and with two dimensions.
