@@ -71,6 +71,7 @@ class _RequestHeader(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _ReplyHeader(msgspec.Struct, array_like=True, frozen=True):
+    subject: str
     error: str
     queue_us: int
     model_us: int
@@ -94,10 +95,11 @@ class RequestFrame(NamedTuple):
 
 
 class ReplyFrame(NamedTuple):
-    """A reply as a gateway reads it: `code` 0 with outputs, otherwise a google.rpc.Code with its text."""
+    """A reply as a gateway reads it: `code` 0 with outputs, otherwise a google.rpc.Code, its subject (a class name) and its text."""
 
     request_id: bytes
     code: int
+    subject: str
     error: str
     response: InferenceResponse
 
@@ -137,6 +139,7 @@ def encode_reply(request_id: bytes, response: InferenceResponse) -> tuple[list[B
     header = _encode(
         _ReplyHeader(
             "",
+            "",
             timing.queue_us,
             timing.model_us,
             timing.batch_id,
@@ -150,7 +153,7 @@ def encode_reply(request_id: bytes, response: InferenceResponse) -> tuple[list[B
     return parts, _finish(parts, size, header, _REPLY, request_id, 0)
 
 
-def encode_error(request_id: bytes, code: int, text: str, timing: Timing | None = None) -> tuple[list[Buffer], int]:
+def encode_error(request_id: bytes, code: int, subject: str, text: str, timing: Timing | None = None) -> tuple[list[Buffer], int]:
     """The parts and length of the frame that answers with an error; its text is cut at 1,024 characters as TensorFlow Serving's."""
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "...TRUNCATED"
@@ -158,6 +161,7 @@ def encode_error(request_id: bytes, code: int, text: str, timing: Timing | None 
     text = text.encode("utf-8", "replace").decode()  # an op may put anything into its message
     header = _encode(
         _ReplyHeader(
+            subject,
             text,
             timing.queue_us,
             timing.model_us,
@@ -220,7 +224,7 @@ def decode_reply(entry: bytes, offset: int = 0) -> ReplyFrame:
         header.worker,
         header.device,
     )
-    return ReplyFrame(request_id, code, header.error, InferenceResponse(outputs, timing))
+    return ReplyFrame(request_id, code, header.subject, header.error, InferenceResponse(outputs, timing))
 
 
 def cut_reply(request_id: bytes, token: int, frame: Buffer) -> Iterator[tuple[bytes, memoryview]]:

@@ -121,13 +121,13 @@ def test_replies_come_back_with_their_timing() -> None:
 
 
 def test_errors_come_back_with_their_text() -> None:
-    reply = decode_reply(b"".join(encode_error(ID, 3, "input must be [?,3]: ä \udc80", Timing(batch_id=9))[0]))
-    assert (reply.code, reply.error, reply.response.timing.batch_id) == (3, "input must be [?,3]: ä ?", 9)
+    reply = decode_reply(b"".join(encode_error(ID, 3, "RunFailed", "input must be [?,3]: ä \udc80", Timing(batch_id=9))[0]))
+    assert (reply.code, reply.subject, reply.error, reply.response.timing.batch_id) == (3, "RunFailed", "input must be [?,3]: ä ?", 9)
     assert reply.response.outputs == {}
 
 
 def test_long_error_texts_are_cut() -> None:
-    assert decode_reply(b"".join(encode_error(ID, 3, "x" * 5000)[0])).error == "x" * 1024 + "...TRUNCATED"
+    assert decode_reply(b"".join(encode_error(ID, 3, "RunFailed", "x" * 5000)[0])).error == "x" * 1024 + "...TRUNCATED"
 
 
 def test_an_entry_is_split_without_decoding() -> None:
