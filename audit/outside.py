@@ -69,7 +69,9 @@ class OutsideLog:
         self._write(self.directory / CHECKPOINT, note.encode(), 0o644)
         _sync_directory(self.directory)
 
-    def write_vkeys(self, text: str) -> None:
+    def write_vkey(self, vkey: str) -> None:
+        """The log's own key, for who copies the directory and has it from elsewhere as well."""
+        text = vkey + "\n"
         path = self.directory / VKEY
         self._make_directory(path.parent)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -345,7 +345,7 @@ class OpenLog:
             tile = self._fresh.get((level, n))
             data = tile.data if tile is not None and tile.width == width else self._read_tile(level, n, width)
             self._outside.write_tile(level, n, width, data)
-        self._outside.write_vkeys("".join(f"{signer.vkey}\n" for signer in self._signers))
+        self._outside.write_vkey(self._signers[0].vkey)
         self._outside.sync()
         self._outside.write_checkpoint(note)
         # From here on this head is the least that the log may ever show.
