@@ -118,7 +118,8 @@ def find(entries: EntryQuerySet, search: Search, *, fuzzy: bool = False) -> Entr
     if not search.text:
         return found
     if fuzzy:
-        return _with_likeness(found, search.text).filter(likeness__gte=_FUZZY)
+        alike: EntryQuerySet = _with_likeness(found, search.text).filter(likeness__gte=_FUZZY)
+        return alike
     pattern = search.text.lower()
     return found.alias(lower_slug=Lower("slug"), lower_name=Lower("name")).filter(
         Q(search=_parsed(search.text)) | Q(lower_slug__contains=pattern) | Q(lower_name__contains=pattern)
@@ -186,11 +187,11 @@ def _parsed(text: str) -> SearchQuery:
     query = SearchQuery(text, search_type="websearch", config="english")
     beginnings = [f"{word}:*" for word in re.findall(r"\w+", text.lower())]
     if beginnings and not re.search(r'["-]', text):
-        query = query | SearchQuery(" & ".join(beginnings), search_type="raw", config="simple")  # type: ignore[assignment]
+        query = query | SearchQuery(" & ".join(beginnings), search_type="raw", config="simple")
     return query
 
 
-def _with_likeness(entries: EntryQuerySet, text: str) -> EntryQuerySet:
+def _with_likeness(entries: EntryQuerySet, text: str) -> Any:
     value = text.lower()
     return entries.alias(likeness=Greatest(TrigramWordSimilarity(value, Lower("slug")), TrigramWordSimilarity(value, Lower("name"))))
 

@@ -13,8 +13,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from audit.acts import record_act
+from audit.figures import by_model
 
 from .descriptions import describe_entry
+from .figures import DAYS
 from .models import SLUG, Entry, EntryTag, EntryVersion, Example, Tag, Team
 from .openapi.tagging import derive_tags
 from .search import index_entry
@@ -120,7 +122,7 @@ def record_states(*, name: str, versions: Sequence[ReportedVersion], labels: Map
             current[row.version] = row  # the newest of a number
         reported = {version.version: version for version in versions}
         for number, version in reported.items():
-            row = current.pop(number, None) or EntryVersion(entry=entry, version=number)
+            row = current.pop(number) if number in current else EntryVersion(entry=entry, version=number)
             _set_state(row, version.state, version.error_code, version.error_message)
         for row in current.values():
             _set_state(row, "END", row.error_code, row.error_message)
@@ -220,9 +222,7 @@ def retire(*, name: str, actor: str) -> None:
 
 def refresh_figures(*, now: datetime) -> int:
     """Take calls and p95 of the last 30 days from the log's rollups into the entries, for ranking and lists. Returns how many changed."""
-    from audit.figures import model_figures
-
-    figures = {row.model: row.summary for row in model_figures(since=now - timedelta(days=30), until=now)}
+    figures = {row.model: row.summary for row in by_model(now - timedelta(days=DAYS), now)}
     changed = []
     for entry in Entry.objects.only("slug", "calls", "p95_us"):
         summary = figures.get(entry.slug)
@@ -270,13 +270,11 @@ def _find_tags(keys: Sequence[str] | Mapping[str, Any]) -> dict[str, Tag]:
 
 
 def _set_state(row: EntryVersion, state: str, error_code: str, error_message: str) -> None:
-    if row.pk is not None and (row.state, row.error_code or "OK", row.error_message) == (state, error_code or "OK", error_message):
+    is_new = row._state.adding
+    if not is_new and (row.state, row.error_code or "OK", row.error_message) == (state, error_code or "OK", error_message):
         return
     row.state, row.error_code, row.error_message, row.state_at = state, error_code, error_message, timezone.now()
-    if row.pk is None:
-        row.save()
-    else:
-        row.save(update_fields=["state", "error_code", "error_message", "state_at"])
+    row.save(update_fields=None if is_new else ["state", "error_code", "error_message", "state_at"])
 
 
 def _check_name(name: str) -> None:
