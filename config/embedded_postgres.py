@@ -28,7 +28,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from .environment import kept_secret, write_private
+from .files import kept_secret, write_private
 
 LAUNCH = Path(__file__).with_name("launch.py")
 SHARED = Path("/var/lib/daybook")

@@ -3,15 +3,16 @@
 Only `config/settings/` and the entry points in `config/` use them. Imports no framework, so that the gateway and the supervisor
 can read the same variables in the same way.
 
-A value that `manage.py up` found out (the addresses of its embedded servers) lies in `VAR_DIR/run/services.env`; the environment
-wins over that file, so commands in another terminal (`manage.py verify_log`) reach the running servers without being told.
+What `manage.py up` uses (its ports, the addresses of its embedded servers) lies in `VAR_DIR/run/services.env` while it runs, so
+commands in another terminal (`manage.py verify_log`) reach the same servers without being told. The environment wins.
 """
 
 import os
-import secrets
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from .files import read_env_file
+from .processes import start_time
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,57 +109,13 @@ def origin(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def read_env_file(file: Path) -> dict[str, str]:
-    """`KEY=value` lines; empty when there is no such file. Values are taken as they stand, without quoting."""
-    try:
-        lines = file.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip() for key, _, value in pairs}
+def adopt_running(var_dir: Path) -> None:
+    """Take over what the running `manage.py up` of this VAR_DIR uses, unless the environment says otherwise.
 
-
-def write_private(file: Path, content: str) -> None:
-    """Replace a file as a whole; only its owner can read it, at every instant."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
-
-
-def write_env_file(file: Path, values: Mapping[str, str]) -> None:
-    write_private(file, "".join(f"{key}={value}\n" for key, value in values.items()))
-
-
-def service_url(name: str, var_dir: Path, *, schemes: tuple[str, ...], default: str) -> str:
-    """The address of PostgreSQL or Redis: the environment's, otherwise that of the embedded server that runs now.
-
-    default: what to answer when neither is there; connecting to it fails with the server's name in the error.
+    Does nothing when none runs: a file that a killed supervisor left behind names servers that are gone.
     """
-    found = read_env_file(var_dir / SERVICES_FILE).get(name)
-    return url(name, found or default, schemes=schemes)
-
-
-def kept_secret(file: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
-    """The text in `file`, made at the first call. Two processes that start at once agree on one value.
-
-    Its directory is made with mode 0700. The name appears only after the content is synced (`link` refuses an existing name),
-    so a crash leaves either nothing or the whole secret.
-    """
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError:
-        pass
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    write_private(draft, make() + "\n")
-    try:
-        os.link(draft, file)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return file.read_text().strip()
+    found = read_env_file(var_dir / SERVICES_FILE)
+    pid, _, started = found.pop("SUPERVISOR", "").partition("@")
+    if pid.isdecimal() and start_time(int(pid)) == started:
+        for name, value in found.items():
+            os.environ.setdefault(name, value)

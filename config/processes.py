@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .environment import write_private
+from .files import write_private
 
 LINUX = sys.platform.startswith("linux")  # a value, so that mypy checks both branches
 MARK = "DAYBOOK_SUPERVISED"  # in the environment of every supervised process: the VAR_DIR it belongs to
@@ -57,8 +57,10 @@ def lock(file: Path) -> IO[str]:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held.seek(0)
-        raise AlreadyRunning(f"Daybook already runs in {file.parent.parent} (process {held.read().strip() or 'unknown'})") from None
+        with held:
+            held.seek(0)
+            holder = held.read().strip() or "unknown"
+        raise AlreadyRunning(f"Daybook already runs in {file.parent.parent} (process {holder})") from None
     held.truncate(0)
     held.write(f"{os.getpid()}\n")
     held.flush()
@@ -144,6 +146,12 @@ def end_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
+def signal_process(pid: int, number: int) -> None:
+    """Send a signal to one process; nothing happens when it's gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def port_is_free(host: str, port: int) -> bool:
     """Whether we could listen there. Asked without SO_REUSEPORT, which would let two servers share the port unnoticed."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -182,7 +190,4 @@ def find_listener(port: int) -> str | None:
 
 def _send(pids: Sequence[int], number: int) -> None:
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+        signal_process(pid, number)

@@ -15,6 +15,7 @@ VAR_DIR = environment.path("VAR_DIR", BASE_DIR / "var")
 
 # --- Addresses ---------------------------------------------------------------------------------------------------------------
 
+HOST = environment.text("HOST", "127.0.0.1")
 PORT = environment.port("PORT", 8000)
 GATEWAY_PORT = environment.port("GATEWAY_PORT", 8501)
 GRPC_PORT = environment.port("GRPC_PORT", 8500)
@@ -25,10 +26,8 @@ CSRF_TRUSTED_ORIGINS = [environment.origin(SITE_URL)]
 
 # --- Data --------------------------------------------------------------------------------------------------------------------
 
-DATABASE_URL = environment.service_url(
-    "DATABASE_URL", VAR_DIR, schemes=("postgresql", "postgres"), default="postgresql://127.0.0.1:5432/daybook"
-)
-REDIS_URL = environment.service_url("REDIS_URL", VAR_DIR, schemes=("redis", "rediss", "unix"), default="redis://127.0.0.1:6379/0")
+DATABASE_URL = environment.url("DATABASE_URL", "postgresql://127.0.0.1:5432/daybook", schemes=("postgresql", "postgres"))
+REDIS_URL = environment.url("REDIS_URL", "redis://127.0.0.1:6379/0", schemes=("redis", "rediss", "unix"))
 REDIS_PREFIX = environment.text("REDIS_PREFIX", "daybook:")
 
 
@@ -57,7 +56,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 NODE = environment.text("NODE", socket.gethostname())
 JOURNAL_DIR = environment.path("JOURNAL_DIR", VAR_DIR / "journal")
 LOG_DIR = environment.path("LOG_DIR", VAR_DIR / "log")
-LOG_ENTRIES = environment.text("LOG_ENTRIES", "auditors", choices=("public", "auditors"))
+DEMO = environment.boolean("DEMO", False)
+LOG_ENTRIES = environment.text("LOG_ENTRIES", "public" if DEMO else "auditors", choices=("public", "auditors"))
 MASTER_KEY_FILE = environment.path("MASTER_KEY_FILE", VAR_DIR / "keys" / "master.key")
 JOURNAL_STALL_S = environment.seconds("JOURNAL_STALL_S", 5.0, low=0.1)
 JOURNAL_MAX_MB = environment.integer("JOURNAL_MAX_MB", 4096, low=64)
@@ -69,7 +69,6 @@ MAX_BODY_MB = environment.integer("MAX_BODY_MB", 64, low=1)
 MAX_FRAME_MB = environment.integer("MAX_FRAME_MB", 64, low=1)
 BODY_TIMEOUT_S = environment.seconds("BODY_TIMEOUT_S", 30.0, low=0.1)
 MODEL_ROOTS = environment.paths("MODEL_ROOTS", (VAR_DIR / "models", BASE_DIR / "demo" / "models"))
-DEMO = environment.boolean("DEMO", False)
 
 # --- Django ------------------------------------------------------------------------------------------------------------------
 

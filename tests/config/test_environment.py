@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from config import environment
+from config import environment, files
 from config.environment import BadEnvironment
 
 
@@ -71,8 +71,8 @@ def test_relative_path_is_taken_from_the_checkout(monkeypatch: pytest.MonkeyPatc
 
 def test_kept_secret_is_made_once_and_private(tmp_path: Path) -> None:
     file = tmp_path / "keys" / "secret.key"
-    first = environment.kept_secret(file)
-    assert environment.kept_secret(file) == first
+    first = files.kept_secret(file)
+    assert files.kept_secret(file) == first
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
@@ -80,12 +80,12 @@ def test_kept_secret_is_made_once_and_private(tmp_path: Path) -> None:
 def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> None:
     file = tmp_path / "keys" / "secret.key"
     with ThreadPool(8) as pool:
-        assert len(set(pool.map(lambda _: environment.kept_secret(file), range(32)))) == 1
+        assert len(set(pool.map(lambda _: files.kept_secret(file), range(32)))) == 1
     assert [left.name for left in file.parent.iterdir()] == ["secret.key"]
 
 
 def test_env_file_round_trip(tmp_path: Path) -> None:
     file = tmp_path / "demo.env"
-    environment.write_env_file(file, {"DAYBOOK_URL": "http://127.0.0.1:8000", "DAYBOOK_API_KEY": "dbk_a=b"})
-    assert environment.read_env_file(file) == {"DAYBOOK_URL": "http://127.0.0.1:8000", "DAYBOOK_API_KEY": "dbk_a=b"}
+    files.write_env_file(file, {"DAYBOOK_URL": "http://127.0.0.1:8000", "DAYBOOK_API_KEY": "dbk_a=b"})
+    assert files.read_env_file(file) == {"DAYBOOK_URL": "http://127.0.0.1:8000", "DAYBOOK_API_KEY": "dbk_a=b"}
     assert file.stat().st_mode & 0o777 == 0o600
