@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, cast
 
 from . import ids, leaves, rowformat
-from .journal import ENTRY_BYTES, EntryType, pack_entry_head
+from .journal import ENTRY_BYTES, EntryType, encode_entry, pack_entry_head
 from .keys import pseudonym
 from .payloads import RandomPool
 from .record import Call
@@ -203,13 +203,13 @@ def _clamped(numbers: Numbers) -> Numbers:
     return cast(Numbers, tuple(max(0, min(bound, number)) for number, bound in zip(numbers, bounds, strict=True)))
 
 
-def encode_event(
-    type_: str, record_id: bytes, node: str, details: dict[str, Any], entry_type: int = EntryType.RECORD, attachment: bytes = b""
-) -> tuple[bytes, bytes]:
-    """The entry and leaf hash of something that happened to the gateway itself. Raises ValueError for what no leaf holds."""
+def encode_event(type_: str, record_id: bytes, node: str, details: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The entry and leaf hash of something that happened to gateway or scribe. Raises ValueError for what no leaf holds."""
     ts_us = ids.time_us(record_id)
     node = _text(node, "node")
     leaf = leaves.event_leaf(type_, record_id=ids.text(record_id), ts_us=ts_us, node=node, details=details)
+    if len(leaf) > leaves.MAX_LEAF_BYTES:
+        raise ValueError(f"a leaf of {len(leaf)} bytes, at most {leaves.MAX_LEAF_BYTES} fit an entry bundle")
     leaf_hash = leaves.leaf_hash(leaf)
     row = b"".join(
         (
@@ -228,5 +228,4 @@ def encode_event(
             text_field(node),
         )
     )
-    length = ENTRY_BYTES + len(row) + len(leaf) + len(attachment)
-    return pack_entry_head(length, entry_type, 0, len(row), len(leaf)) + row + leaf + attachment, leaf_hash
+    return encode_entry(EntryType.RECORD, row, leaf), leaf_hash

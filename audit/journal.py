@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 MAGIC = b"DAYBOOK\x01"
 HEADER_BYTES = 512
@@ -40,7 +41,6 @@ ENTRY_BYTES = _ENTRY.size
 class EntryType(IntEnum):
     RECORD = 1  # a row and its leaf, in the attachment the encrypted payload parts
     VOID = 2  # attachment: segment UUID, offset: groups from there on were answered 503
-    RECEIPT_KEY = 3  # a record that announces a receipt key, in the attachment key id and public key
 
 
 _VOID = struct.Struct("!16sQ")
@@ -79,8 +79,7 @@ class Group:
         return bool(self.flags & FLAG_END)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry, its slices still in the group's memory. `offset` and `length` are its place in the segment."""
 
     type: int
@@ -172,6 +171,7 @@ def encode_entry(type_: int, row: bytes, leaf: bytes, attachment: bytes = b"") -
 
 
 pack_entry_head = _ENTRY.pack  # (length, type, 0, row bytes, leaf bytes): for the recorder, which joins once
+unpack_group = _GROUP.unpack_from  # (magic, crc, sequence, payload bytes, flags, entries, synced)
 
 
 def encode_void(segment: bytes, offset: int) -> bytes:

@@ -27,6 +27,7 @@ import orjson
 
 VERSION = 1
 INT_BOUND = 1 << 53
+MAX_LEAF_BYTES = 65_535  # what an entry bundle's length field holds
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _ABSENT = b""

@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import ids, journal, leaves, payloads
+from . import ids, leaves, payloads
 from .backlog import BacklogWatch, Verdict
 from .entries import CallEncoder, encode_event
 from .errors import LogStalled, LogUnavailable
@@ -213,7 +213,14 @@ class Recorder:
 
     def event(self, type_: str, details: dict[str, Any]) -> "asyncio.Future[Committed]":
         """Record something that happened to the gateway itself."""
-        return self._put_event(type_, details, journal.EntryType.RECORD, b"")
+        record_id = ids.new_id()
+        future: asyncio.Future[Committed] = self._loop.create_future()
+        future.add_done_callback(_retrieve)
+        if self.ready:
+            self._put(encode_event(type_, record_id, self.options.node, details), record_id, future)
+        else:
+            future.set_exception(LogUnavailable("the journal can't be written"))
+        return future
 
     def forget_scope(self, scope: str) -> None:
         """Drop a scope's key from memory (erasure). Later records of the scope get a new key."""
@@ -239,16 +246,6 @@ class Recorder:
         entry, leaf_hash = encoded
         self._small.put(Waiting(entry, leaf_hash, record_id, future, time.monotonic_ns()))
 
-    def _put_event(self, type_: str, details: dict[str, Any], entry_type: int, attachment: bytes) -> "asyncio.Future[Committed]":
-        record_id = ids.new_id()
-        future: asyncio.Future[Committed] = self._loop.create_future()
-        future.add_done_callback(_retrieve)
-        if self.ready:
-            self._put(encode_event(type_, record_id, self.options.node, details, entry_type, attachment), record_id, future)
-        else:
-            future.set_exception(LogUnavailable("the journal can't be written"))
-        return future
-
     def _announce_receipt_key(self) -> None:
         key_id, public_key = self.receipt_key
         details = {
@@ -258,7 +255,7 @@ class Recorder:
             "merge_delay_s": self.options.merge_delay_s,
             "start": ids.text(self.start_id),
         }
-        self._put_event("gateway.key", details, journal.EntryType.RECEIPT_KEY, key_id + public_key)
+        self.event("gateway.key", details)
 
     def _refuse(self, future: "asyncio.Future[Committed]", call: Call, why: str) -> None:
         self.figures.refused += 1
