@@ -175,6 +175,7 @@ class Scheduler:
             raise DeadlinePassed(f"deadline passed {(now - task.deadline) * 1e3:.0f} ms ago")
         if task.id in self._tasks:
             raise EngineError(f"request {task.id.hex()} is already queued", Code.ALREADY_EXISTS)
+        task.enqueued = now
         group = self._group_for(queue, task)
         batching = queue.options.batching
         if group.rule.batched and task.rows > batching.max_batch_size and not batching.split_large:
@@ -186,14 +187,13 @@ class Scheduler:
                 "The batch scheduling queue to which this task was submitted is full; currently "
                 f"{num_batches} batches enqueued and max_enqueued_batches is {batching.max_enqueued_batches}"
             )
-        task.enqueued = now
         self._insert(group, task)
 
     def cancel(self, ids: Iterable[bytes]) -> list[Task]:
         """Take tasks out of their queues; gives those that were there and may be answered."""
         tasks = [task for task_id in ids if (task := self._tasks.get(task_id)) is not None]
         for task in tasks:
-            self._leave(task)
+            self._withdraw(task)
         return [task for task in tasks if claim_answer(task)]
 
     def expire(self, now: float) -> list[Task]:
@@ -204,7 +204,7 @@ class Scheduler:
             _, arrival, task_id = heapq.heappop(deadlines)
             task = self._tasks.get(task_id)
             if task is not None and task.arrival == arrival:
-                self._leave(task)
+                self._withdraw(task)
                 expired.append(task)
         return [task for task in expired if claim_answer(task)]
 
@@ -237,7 +237,7 @@ class Scheduler:
         queue = self._queues.get(batch.key)
         for result in results:
             if result.task.arrival:  # a part of a split task failed: the other parts needn't run
-                self._leave(result.task)
+                self._withdraw(result.task)
             if result.error is not None:
                 apart = True
                 if queue is not None and result.guilty and result.error.code not in _BLAMELESS:
@@ -257,7 +257,7 @@ class Scheduler:
         shape: tuple[object, ...] = (
             task.signature,
             task.output_filter,
-            task.caller in queue.suspects,
+            queue.suspects.get(task.caller, 0.0) > task.enqueued,
             *[(name, array.dtype.num, array.shape[1:], array.shape[:1] == (rows,)) for name, array in task.inputs.items()],
         )
         group = queue.groups.get(shape)
@@ -289,8 +289,23 @@ class Scheduler:
             group.ticket = (priority, arrival, next(self._tickets))
             heapq.heappush(queue.heap, (group.ticket, group))
 
+    def _withdraw(self, task: Task) -> None:
+        """Forget a task that leaves without having been taken; its group's turn may change with it."""
+        group, arrival = task.group, task.arrival
+        self._leave(task)
+        if isinstance(group, _Group) and group.ticket is not None and group.ticket[1] == arrival:
+            self._renew_ticket(group)
+
+    def _renew_ticket(self, group: _Group) -> None:
+        head = group.find_head()
+        if head is None:
+            group.ticket = None
+        else:
+            group.ticket = (1 if head.priority else 0, head.arrival, next(self._tickets))
+            heapq.heappush(group.queue.heap, (group.ticket, group))
+
     def _leave(self, task: Task) -> None:
-        """Forget a waiting task: it was taken whole, has expired or was cancelled. Its deque drops it later."""
+        """Forget a waiting task. Its deque drops it later."""
         group = task.group
         if not isinstance(group, _Group):
             return
@@ -353,12 +368,7 @@ class Scheduler:
         """Take the next batch out of a group; None when all its tasks had expired."""
         line = queue.find_line(group.signature)
         slices = self._take(group, queue.max_rows(line) if group.rule.batched else 0, line, now)
-        head = group.find_head()
-        if head is None:
-            group.ticket = None
-        else:
-            group.ticket = (1 if head.priority else 0, head.arrival, next(self._tickets))
-            heapq.heappush(queue.heap, (group.ticket, group))
+        self._renew_ticket(group)
         if not slices:
             return None
         size = sum(stop - start for _, start, stop in slices)
