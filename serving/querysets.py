@@ -1,16 +1,16 @@
 """Questions about many deployments, applications and keys."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.db import models
 from django.db.models import Q
 
 if TYPE_CHECKING:
     from .models import APIKey, Application, Deployment  # noqa: F401
 
-Person = AbstractBaseUser | AnonymousUser | Any
+Person = AbstractUser | AnonymousUser
 
 
 class DeploymentQuerySet(models.QuerySet["Deployment"]):

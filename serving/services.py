@@ -169,12 +169,13 @@ def _take_down_fault(worker: WorkerState, deployment: Deployment, status: ModelS
 
 
 def _take_down_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, status: VersionStatus) -> None:
-    fields = {
+    signatures = {name: _signature(status, name) for name in status.signatures}
+    fields: dict[str, Any] = {
         "state": str(status.state),
         "error_code": status.error_code,
         "error_message": status.error_message,
         "artifact": status.artifact,
-        "signatures": {name: _signature(status, name) for name in status.signatures},
+        "signatures": signatures,
         "batching": {name: rule.reason for name, rule in status.rules.items()},
     }
     if state is not None and all(getattr(state, field) == value for field, value in fields.items()):
@@ -187,9 +188,7 @@ def _take_down_version(worker: WorkerState, deployment: Deployment, state: Versi
         details |= {"error": f"{status.error_code}: {status.error_message}"[:300]}
     if status.state == "AVAILABLE":
         details |= {"artifact": status.artifact}
-        catalog_services.record_version(
-            name=deployment.name, version=status.version, artifact=status.artifact, signatures=fields["signatures"]
-        )
+        catalog_services.record_version(name=deployment.name, version=status.version, artifact=status.artifact, signatures=signatures)
     if state is None or (state.state, state.error_code) != (status.state, status.error_code):
         record_act(kind="version.state", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
 

@@ -1,7 +1,7 @@
 """Pages of operators (what is served) and of callers (applications, keys)."""
 
 import json
-from typing import Any, cast
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -23,7 +23,7 @@ from .services import InvalidDeployment, change_deployment, create_deployment, r
 
 
 def _name(request: HttpRequest) -> str:
-    return cast(str, request.user.get_username())
+    return request.user.get_username()
 
 
 # Serving

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+from rest_framework.test import APIClient
+
+from serving.models import APIKey, Deployment
+
+from .factories import make_application, make_deployment, make_key, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+def client_of(role: str = "viewer", name: str = "ada", scopes: tuple[str, ...] = ("api",)) -> APIClient:
+    """A client that sends a key of a user with this role."""
+    _, text = make_key(make_user(name, role), scopes=scopes)
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {text}")
+    return client
+
+
+def test_a_model_is_deployed_changed_and_removed(tmp_path: Path) -> None:
+    client = client_of("operator")
+    (tmp_path / "digits").mkdir()
+    made = client.post("/api/deployments/", {"name": "digits", "base_path": str(tmp_path / "digits"), "policy": "latest"}, format="json")
+    assert made.status_code == 201, made.content
+    assert made.json()["policy"] == "latest:1"
+    changed = client.patch("/api/deployments/digits/", {"labels": {"stable": 2}, "policy": "all"}, format="json")
+    assert (changed.status_code, changed.json()["labels"]) == (200, {"stable": 2})
+    assert client.delete("/api/deployments/digits/").status_code == 204
+    assert client.get("/api/deployments/digits/").status_code == 404
+
+
+def test_a_wrong_field_is_named() -> None:
+    answer = client_of("operator").post(
+        "/api/deployments/", {"name": "digits", "base_path": "/nowhere/at/all", "policy": "newest"}, format="json"
+    )
+    assert answer.status_code == 400
+    assert "newest" in str(answer.json()["policy"])
+
+
+@pytest.mark.parametrize("role", ["viewer", "auditor"])
+def test_viewers_and_auditors_deploy_nothing(role: str, tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    client = client_of(role)
+    assert client.get("/api/deployments/").status_code == 403
+    assert client.post("/api/deployments/", {"name": "m", "base_path": str(tmp_path)}, format="json").status_code == 403
+    assert client.delete("/api/deployments/half_plus_two/").status_code == 403
+    assert Deployment.objects.count() == 1
+
+
+def test_a_key_is_made_listed_rotated_and_revoked() -> None:
+    ada = make_user("ada")
+    client = APIClient()
+    client.force_authenticate(ada)
+    application = make_application(ada)
+    made = client.post("/api/keys/", {"application": application.pk, "scopes": ["predict"]}, format="json")
+    assert made.status_code == 201, made.content
+    assert made.json()["key"].startswith(made.json()["prefix"])
+    assert made["Cache-Control"] == "no-store"
+    prefix = made.json()["prefix"]
+    assert "key" not in client.get(f"/api/keys/{prefix}/").json()
+    assert client.post(f"/api/keys/{prefix}/rotate/").status_code == 201
+    assert client.delete(f"/api/keys/{prefix}/").status_code == 204
+    assert client.get(f"/api/keys/{prefix}/").json()["state"] == "revoked"
+    assert len(client.get("/api/keys/").json()) == 2
+
+
+def test_keys_of_others_are_not_there() -> None:
+    key, _ = make_key(make_user("grace"))
+    client = client_of()
+    assert client.get(f"/api/keys/{key.prefix}/").status_code == 404
+    assert client.delete(f"/api/keys/{key.prefix}/").status_code == 404
+    assert client.post("/api/keys/", {"application": key.application_id}, format="json").status_code == 404
+    assert APIKey.objects.get(pk=key.pk).revoked_at is None
+
+
+def test_a_key_without_the_scope_does_not_open_the_api() -> None:
+    answer = client_of(scopes=("predict",)).get("/api/keys/")
+    assert answer.status_code == 401
+    assert "lacks the scope 'api'" in answer.content.decode()
+    assert APIClient().get("/api/keys/", HTTP_AUTHORIZATION="Bearer dbk_wrong").status_code == 401
+    assert APIClient().get("/api/keys/").status_code == 401
