@@ -104,6 +104,7 @@ class Sealer:
 
     def _seal_until_stopped(self, connection: "psycopg.Connection[Any]") -> None:
         log = OpenLog(connection, self._outside, self._signers, self._options)
+        log.hold_against_directory()
         logger.info("sealing", extra={"size": log.size, "origin": self._options.origin})
         while not self.stop.is_set():
             if log.behind or log.due:
@@ -138,7 +139,7 @@ class OpenLog:
         signers: Sequence[Signer],
         options: SealerOptions,
     ) -> None:
-        """Read the head and hold it against the directory. Raises LogRefused when they can't both be true."""
+        """Read head and right edge. Raises LogRefused when the database contradicts itself, or is another log's."""
         checkpoint.check_name(options.origin)
         self._connection = connection
         self._outside = outside
@@ -172,23 +173,60 @@ class OpenLog:
                 [merkle.EMPTY_ROOT],
             )
             self._check_identity()
-        self.size, self.root, signed_size = _one(self._connection, "SELECT size, root, signed_size FROM audit_loghead WHERE id = 1")
-        self._tree = TileTree(self.size, self._read_tile)
+        head = _one(self._connection, "SELECT size, root, signed_size FROM audit_loghead WHERE id = 1")
+        self.size: int = head[0]
+        self.root: bytes = head[1]
+        self.signed_size: int = head[2]
+        self._tree = TileTree(self.size, self.read_tile)
         if self._tree.root() != self.root:
             raise LogRefused(f"the tiles in the database don't give the root of its head at size {self.size}: it was tampered with")
         width = tile_width(ENTRIES, self.size // WIDTH, self.size)
-        self._bundle = self._read_tile(ENTRIES, self.size // WIDTH, width) if width else b""
+        self._bundle = self.read_tile(ENTRIES, self.size // WIDTH, width) if width else b""
+        self._published = 0
+        self._signed = False
+
+    def hold_against_directory(self) -> None:
+        """Before anything is sealed: the directory and the database must be one history. Raises LogRefused."""
+        where = self._outside.directory
         note = self._outside.read_checkpoint()
-        outside = None if note is None else self._check_outside(note, signed_size)
-        if outside is None and signed_size > 0:
+        if note is None:
+            if self.signed_size > 0:
+                raise LogRefused(
+                    f"{where} holds no checkpoint, but one for {self.signed_size} leaves was published: put the directory back, or, if it"
+                    " is lost, write it anew from the database with `manage.py restore_log --rebuild-directory`"
+                )
+            return
+        outside = self.read_outside(note)
+        if outside.size > self.size:
             raise LogRefused(
-                f"{self._outside.directory} holds no checkpoint, but one for {signed_size} leaves was published: put the directory back,"
-                " or, if it is lost, write it anew from the database with `manage.py restore_log --rebuild-directory`"
+                f"the database's log ends at {self.size} leaves, but a checkpoint for {outside.size} was published: the database is"
+                f" older than the log in {where}. `manage.py restore_log` rolls it forward from there"
             )
-        self._published = outside.size if outside else 0
-        self._signed = outside is not None
-        if note is not None and outside is not None:
-            self._store_published(outside.size, note)  # a crash may lie between the directory and the database
+        self.require_agreement(outside)
+        if outside.size < self.signed_size:
+            raise LogRefused(
+                f"{where} is older than the database: its checkpoint has {outside.size} leaves, {self.signed_size} were published; put"
+                " the right directory back, or write it anew from the database with `manage.py restore_log --rebuild-directory`"
+            )
+        self.store_published(outside.size, note)  # a crash may lie between the directory and the database
+
+    def require_agreement(self, outside: Checkpoint) -> None:
+        """The database's tree at the size of a checkpoint is the one that it signs. Raises LogRefused."""
+        if merkle.tree_root(outside.size, node_reader(self.read_tile, outside.size)) != outside.root:
+            raise LogRefused(
+                f"the database and the checkpoint in {self._outside.directory} disagree at {outside.size} leaves: going on would fork the"
+                " log. Neither may be changed until it is known which one is right"
+            )
+
+    def read_outside(self, note: str) -> Checkpoint:
+        """What the directory's checkpoint says, if it is this log's. Raises LogRefused."""
+        where = self._outside.directory
+        try:
+            outside = checkpoint.parse(note)
+            verify_signature(note, self._signers[0].vkey)
+        except (checkpoint.BadCheckpoint, BadProof) as error:
+            raise LogRefused(f"the checkpoint in {where} can't be trusted: {error}") from error
+        return outside
 
     def _check_identity(self) -> None:
         """One log, one name, one key: both are fixed when the first checkpoint is signed."""
@@ -206,32 +244,7 @@ class OpenLog:
             [self._options.origin, vkeys],
         )
 
-    def _check_outside(self, note: str, signed_size: int) -> Checkpoint:
-        where = self._outside.directory
-        try:
-            outside = checkpoint.parse(note)
-            verify_signature(note, self._signers[0].vkey)
-        except (checkpoint.BadCheckpoint, BadProof) as error:
-            raise LogRefused(f"the checkpoint in {where} can't be trusted: {error}") from error
-        if outside.origin != self._options.origin:
-            raise LogRefused(f"{where} holds the log {outside.origin!r}; LOG_ORIGIN says {self._options.origin!r}")
-        if outside.size > self.size:
-            raise LogRefused(
-                f"the database's log ends at {self.size} leaves, but a checkpoint for {outside.size} was published: the database is"
-                f" older than the log in {where}. `manage.py restore_log` rolls it forward from there"
-            )
-        if merkle.tree_root(outside.size, node_reader(self._read_tile, outside.size)) != outside.root:
-            raise LogRefused(
-                f"the database and the published checkpoint in {where} disagree at size {outside.size}: going on would fork the log"
-            )
-        if outside.size < signed_size:
-            raise LogRefused(
-                f"{where} is older than the database: its checkpoint has {outside.size} leaves, {signed_size} were published; put the"
-                " right directory back, or write it anew from the database with `manage.py restore_log --rebuild-directory`"
-            )
-        return outside
-
-    def _read_tile(self, level: int, n: int, width: int) -> bytes:
+    def read_tile(self, level: int, n: int, width: int) -> bytes:
         row = _find_one(self._connection, "SELECT data FROM audit_logtile WHERE level = %s AND n = %s", [level, n])
         if row is None:
             raise LogRefused(f"tile {level}/{n} is missing in the database")
@@ -255,9 +268,13 @@ class OpenLog:
         ).fetchall()
         if not rows:
             return 0
-        leaves = [row[1] for row in rows]
+        self.append([row[0] for row in rows], [row[1] for row in rows])
+        return len(rows)
+
+    def append(self, record_ids: list[bytes], leaves: list[bytes]) -> None:
+        """Give leaves the next places, with all that follows from it. Inside a transaction of the caller's."""
         hashes = merkle.leaf_hashes(leaves)
-        self._copy_leaves([row[0] for row in rows], hashes)
+        self._copy_leaves(record_ids, hashes)
         size = self.size + len(leaves)
         fresh = self._bundles(leaves) + self._tree.append(hashes)
         self._store_tiles(fresh)
@@ -274,7 +291,6 @@ class OpenLog:
             raise LostHead(f"the head is no longer at {self.size}")
         self.size, self.root = size, root
         self._fresh.update({(tile.level, tile.n): tile for tile in fresh})
-        return len(leaves)
 
     def _copy_leaves(self, ids: list[bytes], hashes: list[bytes]) -> None:
         """`COPY` in binary, packed by NumPy: 0.3 µs a row where psycopg's own row writer takes 3."""
@@ -343,21 +359,20 @@ class OpenLog:
         note = checkpoint.sign(Checkpoint(self._options.origin, self.size, self.root), self._signers, int(time.time()))
         for level, n, width in tiles_between(self._published, self.size):
             tile = self._fresh.get((level, n))
-            data = tile.data if tile is not None and tile.width == width else self._read_tile(level, n, width)
+            data = tile.data if tile is not None and tile.width == width else self.read_tile(level, n, width)
             self._outside.write_tile(level, n, width, data)
         self._outside.write_vkey(self._signers[0].vkey)
         self._outside.sync()
         self._outside.write_checkpoint(note)
         # From here on this head is the least that the log may ever show.
-        self._store_published(self.size, note)
-        logger.debug("published", extra={"size": self.size, "leaves": self.size - self._published, "s": time.monotonic() - started})
-        self._published = self.size
-        self._signed = True
+        self.store_published(self.size, note)
+        logger.debug("published", extra={"size": self.size, "seconds": time.monotonic() - started})
         self._fresh.clear()
         self.next_checkpoint = started + self._options.checkpoint_interval_s
         self.next_heartbeat = started + self._options.heartbeat_s
 
-    def _store_published(self, size: int, note: str) -> None:
+    def store_published(self, size: int, note: str) -> None:
+        """Show a checkpoint that is in the directory."""
         now = datetime.now(UTC)
         with self._connection.transaction():
             self._connection.execute(
@@ -365,6 +380,8 @@ class OpenLog:
             )
             self._connection.execute("UPDATE audit_loghead SET signed_size = %s WHERE id = 1 AND signed_size < %s", [size, size])
             self._connection.execute("UPDATE audit_sealerstatus SET state = %s, seen_at = %s WHERE id = 1", [self._state(), now])
+        self.signed_size = max(self.signed_size, size)
+        self._published, self._signed = size, True
 
     def heartbeat(self) -> None:
         """Say that the sealer lives, and what it can't seal."""
