@@ -63,7 +63,7 @@ class Frame:
     @cached_property
     def roles(self) -> str:
         user = self._request.user
-        if user.is_superuser:  # type: ignore[union-attr]  # anonymous users have no menu, and is_superuser is False there
+        if user.is_superuser:
             return "administrator"
         return ", ".join(user.groups.order_by("name").values_list("name", flat=True))
 

@@ -57,9 +57,11 @@ def percent(share: float | None) -> SafeString | str:
     value = share * 100
     if value in (0, 100):
         return _figure(f"{value:.0f}", "%")
-    if value > 99.95:
+    if abs(value) > 999:
+        return _figure(f"{value:,.0f}", "%")
+    if 99.95 < value < 100:
         return _figure(f"{int(value * 1000) / 1000:g}", "%")
-    return _figure(f"{value:.1f}" if value >= 1 else f"{value:.2g}", "%")
+    return _figure(f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}", "%")
 
 
 @register.filter

@@ -4,7 +4,7 @@
 // theirs. Setting `value` shows those pixels instead (a sample). Both views are SVG in the text colour, so they follow the theme.
 {
   const SVG = "http://www.w3.org/2000/svg";
-  const STROKE = 0.13; // of the frame; handwriting in a 32 × 32 scan is some 4 points wide
+  const STROKE = 0.16; // of the frame: what gives ten drawn digits the mean ink of the UCI digits (0.3)
   const DETAIL = 8; // points a pixel and side, averaged
 
   const element = (name, attributes = {}) => {
@@ -111,7 +111,7 @@
           this.pad.append(
             element("polyline", {
               points: points.map(([x, y]) => `${(100 * x).toFixed(1)},${(100 * y).toFixed(1)}`).join(" "),
-              "stroke-width": 100 * STROKE * 0.75 * Math.min(this.width, this.height),
+              "stroke-width": 100 * STROKE * 0.55 * Math.min(this.width, this.height),
             }),
           );
         }

@@ -15,7 +15,7 @@
   };
 
   const resolve = (value, key) => {
-    if (typeof value === "string") return NAME.test(value) && key !== "field" && key !== "name" ? color(value) : value;
+    if (typeof value === "string") return NAME.test(value) && !["type", "mark", "field", "name"].includes(key) ? color(value) : value;
     if (Array.isArray(value)) return value.map((item) => resolve(item, key));
     if (value && typeof value === "object") {
       const copy = {};
@@ -46,7 +46,6 @@
     bar: { color: color("accent") },
     line: { strokeWidth: 1.75, color: color("accent") },
     legend: { disable: true },
-    locale: undefined,
   });
 
   const iso = (time) => new Date(time).toISOString().replace(/\.000Z$/, "Z");

@@ -1,0 +1,76 @@
+"""What records are called on pages: outcomes, callers and acts in words."""
+
+from .figures import ANSWERED, FAILED
+from .models import Record
+
+OUTCOMES = {
+    "ok": "answered",
+    "cached": "answered from cache",
+    "shadow": "shadow",
+    "rejected": "rejected",
+    "too_many": "too many",
+    "cancelled": "cancelled",
+    "model_error": "model error",
+    "timeout": "timeout",
+    "unavailable": "unavailable",
+    "stream_aborted": "cut off",
+}
+EXPLANATIONS = {
+    "ok": "The model answered.",
+    "cached": "An earlier answer was given again.",
+    "shadow": "Run beside the real call for comparison; its answer was not returned.",
+    "rejected": "The request was refused before it reached a model.",
+    "too_many": "A limit or a full queue refused it; the caller was told when to try again.",
+    "cancelled": "The caller left before the answer.",
+    "model_error": "The model failed on this input.",
+    "timeout": "The deadline passed before the answer.",
+    "unavailable": "Nothing could serve it: no worker, not ready, or the record could not be made durable.",
+    "stream_aborted": "The stream broke off before its end.",
+}
+PROTOCOLS = {
+    "tfs_rest": "TensorFlow Serving REST",
+    "tfs_grpc": "TensorFlow Serving gRPC",
+    "oip_rest": "Open Inference REST",
+    "oip_grpc": "Open Inference gRPC",
+    "proxy": "proxy",
+}
+
+
+def outcome(record: Record) -> str:
+    return OUTCOMES.get(record.outcome, record.outcome.replace("_", " "))
+
+
+def outcome_kind(name: str) -> str:
+    """`ok`, `warn` (the caller's side) or `fail` (ours), the shapes of the site."""
+    if name in ANSWERED:
+        return "ok"
+    return "fail" if name in FAILED else "warn"
+
+
+def caller(record: Record) -> str:
+    """Who called, shortest name first: application, person, key, address."""
+    if record.actor_type == "try-it":
+        return f"{record.user_name or 'visitor'}, trying it"
+    if record.application:
+        return record.application
+    if record.user_name:
+        return record.user_name
+    if record.key_prefix:
+        return record.key_prefix
+    return f"anonymous, {record.address}" if record.address else "anonymous"
+
+
+def subject(record: Record) -> str:
+    """What the record is about: `digits@3`, or the act's name."""
+    if record.kind in ("act", "system"):
+        name = (record.verb or record.kind).replace("_", " ").replace(".", " ")
+        return f"{name}, {record.model}" if record.model else name
+    if not record.model:
+        return "no model"
+    return record.model if record.version is None else f"{record.model}@{record.version}"
+
+
+def answer(record: Record) -> str:
+    """The answer, or what went wrong, in one line."""
+    text = record.answer if record.outcome in ANSWERED else record.error
+    return " ".join(text.split())
