@@ -15,10 +15,10 @@ most urgent task would miss its deadline, and a task that can't make it even alo
 Not thread-safe: its owner calls it under one lock, which it holds for microseconds.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from .batch import Batch, BatchRule, Result, Slice, Task, claim_answer
@@ -46,13 +46,14 @@ class QueueOptions:
 class _Group:
     """Tasks that may share a run. Deques may hold tasks that have left (expired, cancelled): their `arrival` is 0."""
 
-    __slots__ = ("deques", "output_filter", "queue", "rows", "rule", "signature", "ticket")
+    __slots__ = ("batched", "deques", "output_filter", "queue", "rows", "rule", "signature", "ticket")
 
     def __init__(self, queue: "_Queue", task: Task, rule: BatchRule) -> None:
         self.queue = queue
         self.signature = task.signature
         self.output_filter = task.output_filter
         self.rule = rule
+        self.batched = rule.batched
         # normal, low, and those predicted to miss their deadlines, which run when nothing else of the group waits
         self.deques: tuple[deque[Task], deque[Task], deque[Task]] = (deque(), deque(), deque())
         self.rows = 0  # what waits; a task that runs alone counts as 1
@@ -74,11 +75,24 @@ _Ticket = tuple[int, int, int]  # (priority, arrival) of a group's first task: w
 class _Queue:
     """One servable's groups."""
 
-    __slots__ = ("groups", "heap", "key", "latency", "num_normal", "num_tasks", "options", "rows", "suspects", "virtual_time")
+    __slots__ = (
+        "capacity",
+        "groups",
+        "heap",
+        "key",
+        "latency",
+        "max_task_rows",
+        "num_normal",
+        "num_tasks",
+        "options",
+        "rows",
+        "suspects",
+        "virtual_time",
+    )
 
     def __init__(self, key: ServableKey, options: QueueOptions) -> None:
         self.key = key
-        self.options = options
+        self.follow(options)
         self.groups: dict[tuple[object, ...], _Group] = {}
         self.heap: list[tuple[_Ticket, _Group]] = []
         self.latency: dict[str, LatencyModel] = {}
@@ -87,6 +101,12 @@ class _Queue:
         self.num_tasks = 0
         self.num_normal = 0
         self.virtual_time = 0.0
+
+    def follow(self, options: QueueOptions) -> None:
+        batching = options.batching
+        self.options = options
+        self.capacity = batching.max_batch_size * batching.max_enqueued_batches
+        self.max_task_rows = float("inf") if batching.split_large else batching.max_batch_size
 
     def rule_for(self, task: Task) -> BatchRule:
         rule = self.options.rules.get(task.signature, _ALONE)
@@ -125,7 +145,7 @@ class Scheduler:
         self._tasks: dict[bytes, Task] = {}
         self._expired: list[Task] = []  # found while a batch was formed, for the next `expire`
         self._virtual_time = 0.0
-        self._arrivals = count(1)
+        self._arrivals = 0
         self._tickets = count(1)
         self._batch_ids = count(1)
 
@@ -137,8 +157,9 @@ class Scheduler:
         if queue is None:
             self._queues[key] = _Queue(key, options)
             return
-        queue.options = options
-        for task in self._drain(queue):
+        waiting = self._drain(queue)
+        queue.follow(options)
+        for task in waiting:
             self._insert(self._group_for(queue, task), task)
 
     def remove(self, key: ServableKey) -> list[Task]:
@@ -177,11 +198,13 @@ class Scheduler:
             raise EngineError(f"request {task.id.hex()} is already queued", Code.ALREADY_EXISTS)
         task.enqueued = now
         group = self._group_for(queue, task)
-        batching = queue.options.batching
-        if group.rule.batched and task.rows > batching.max_batch_size and not batching.split_large:
-            raise InvalidInput(f"Task size {task.rows} is larger than maximum input batch size {batching.max_batch_size}")
-        rows = task.rows if group.rule.batched else 1
-        if queue.rows and queue.rows + rows > batching.max_batch_size * batching.max_enqueued_batches:
+        rows = 1
+        if group.batched:
+            rows = task.rows
+            if rows > queue.max_task_rows:
+                raise InvalidInput(f"Task size {rows} is larger than maximum input batch size {queue.max_task_rows}")
+        if queue.rows and queue.rows + rows > queue.capacity:
+            batching = queue.options.batching
             num_batches = -(-queue.rows // batching.max_batch_size)
             raise QueueFull(
                 "The batch scheduling queue to which this task was submitted is full; currently "
@@ -201,7 +224,7 @@ class Scheduler:
         deadlines = self._deadlines
         expired, self._expired = self._expired, []
         while deadlines and deadlines[0][0] <= now:
-            _, arrival, task_id = heapq.heappop(deadlines)
+            _, arrival, task_id = heappop(deadlines)
             task = self._tasks.get(task_id)
             if task is not None and task.arrival == arrival:
                 self._withdraw(task)
@@ -253,13 +276,16 @@ class Scheduler:
     # How a task gets in and out
 
     def _group_for(self, queue: _Queue, task: Task) -> _Group:
-        rows = task.rows
-        shape: tuple[object, ...] = (
-            task.signature,
-            task.output_filter,
-            queue.suspects.get(task.caller, 0.0) > task.enqueued,
-            *[(name, array.dtype.num, array.shape[1:], array.shape[:1] == (rows,)) for name, array in task.inputs.items()],
-        )
+        rows, inputs = task.rows, task.inputs
+        suspect = bool(queue.suspects) and queue.suspects.get(task.caller, 0.0) > task.enqueued
+        shape: tuple[object, ...]
+        if len(inputs) == 1:  # the same as below, at half the price
+            ((name, array),) = inputs.items()
+            dims = array.shape
+            shape = (task.signature, task.output_filter, suspect, name, array.dtype.num, dims[1:], dims[:1] == (rows,))
+        else:
+            parts = [(name, array.dtype.num, array.shape[1:], array.shape[:1] == (rows,)) for name, array in inputs.items()]
+            shape = (task.signature, task.output_filter, suspect, *parts)
         group = queue.groups.get(shape)
         if group is None:
             if len(queue.groups) >= MAX_IDLE_GROUPS:
@@ -269,25 +295,26 @@ class Scheduler:
 
     def _insert(self, group: _Group, task: Task) -> None:
         queue = group.queue
-        arrival = next(self._arrivals)
-        heapq.heappush(self._deadlines, (task.deadline, arrival, task.id))
+        self._arrivals = arrival = self._arrivals + 1
+        heappush(self._deadlines, (task.deadline, arrival, task.id))
         task.arrival = arrival
         task.group = group
         self._tasks[task.id] = task
-        rows = task.rows - task.taken if group.rule.batched else 1
+        rows = task.rows - task.taken if group.batched else 1
         if not queue.num_tasks:
             self._active[queue.key] = queue
             queue.virtual_time = max(queue.virtual_time, self._virtual_time)
         queue.num_tasks += 1
         queue.rows += rows
-        if not task.priority:
-            queue.num_normal += 1
         group.rows += rows
-        priority = 1 if task.priority else 0
+        priority = 1
+        if not task.priority:
+            priority = 0
+            queue.num_normal += 1
         group.deques[priority].append(task)
         if group.ticket is None or priority < group.ticket[0]:
             group.ticket = (priority, arrival, next(self._tickets))
-            heapq.heappush(queue.heap, (group.ticket, group))
+            heappush(queue.heap, (group.ticket, group))
 
     def _withdraw(self, task: Task) -> None:
         """Forget a task that leaves without having been taken; its group's turn may change with it."""
@@ -302,23 +329,25 @@ class Scheduler:
             group.ticket = None
         else:
             group.ticket = (1 if head.priority else 0, head.arrival, next(self._tickets))
-            heapq.heappush(group.queue.heap, (group.ticket, group))
+            heappush(group.queue.heap, (group.ticket, group))
 
     def _leave(self, task: Task) -> None:
         """Forget a waiting task. Its deque drops it later."""
         group = task.group
-        if not isinstance(group, _Group):
-            return
+        if isinstance(group, _Group):
+            rows = task.rows - task.taken if group.batched else 1
+            task.arrival = 0
+            task.group = None
+            del self._tasks[task.id]
+            self._account(group, 1, 0 if task.priority else 1, rows)
+
+    def _account(self, group: _Group, num_tasks: int, num_normal: int, rows: int) -> None:
+        """Tasks have left a group, or rows of one that stays."""
         queue = group.queue
-        task.arrival = 0
-        task.group = None
-        del self._tasks[task.id]
-        rows = task.rows - task.taken if group.rule.batched else 1
         group.rows -= rows
         queue.rows -= rows
-        queue.num_tasks -= 1
-        if not task.priority:
-            queue.num_normal -= 1
+        queue.num_tasks -= num_tasks
+        queue.num_normal -= num_normal
         if not group.rows:
             group.ticket = None
             for tasks in group.deques:
@@ -328,7 +357,7 @@ class Scheduler:
             queue.heap.clear()
         if len(self._deadlines) > 2 * len(self._tasks) + 4096:
             self._deadlines = [entry for entry in self._deadlines if entry[2] in self._tasks]
-            heapq.heapify(self._deadlines)
+            heapify(self._deadlines)
 
     def _drain(self, queue: _Queue) -> list[Task]:
         """Take all tasks out of a queue, in the order of their arrival."""
@@ -344,7 +373,7 @@ class Scheduler:
         """The group whose turn it is, or None and the instant at which one will be ready."""
         heap = queue.heap
         while heap and heap[0][0] is not heap[0][1].ticket:
-            heapq.heappop(heap)
+            heappop(heap)
         timeout = queue.options.batching.batch_timeout
         if not timeout and heap:
             return heap[0][1], now
@@ -358,7 +387,7 @@ class Scheduler:
             ready_at = head.enqueued + timeout
             if line is not None:
                 ready_at = min(ready_at, head.deadline - line.seconds(group.rows))
-            if group.rule.batched and group.rows < queue.max_rows(line) and ready_at > now:
+            if group.batched and group.rows < queue.max_rows(line) and ready_at > now:
                 wake = min(wake, ready_at)
             elif first is None or first.ticket is None or group.ticket < first.ticket:
                 first = group
@@ -367,13 +396,13 @@ class Scheduler:
     def _form(self, queue: _Queue, group: _Group, now: float) -> Batch | None:
         """Take the next batch out of a group; None when all its tasks had expired."""
         line = queue.find_line(group.signature)
-        slices = self._take(group, queue.max_rows(line) if group.rule.batched else 0, line, now)
+        slices = self._take(group, queue.max_rows(line) if group.batched else 0, line, now)
         self._renew_ticket(group)
         if not slices:
             return None
         size = sum(stop - start for _, start, stop in slices)
         padded_size = 0
-        if group.rule.batched:
+        if group.batched:
             padded_size = next((allowed for allowed in queue.options.batching.allowed_batch_sizes if allowed >= size), size)
         cost = line.seconds(padded_size or max(size, 1)) if line is not None else 0.0
         self._virtual_time = max(self._virtual_time, queue.virtual_time)
@@ -383,55 +412,86 @@ class Scheduler:
 
     def _take(self, group: _Group, limit: int, line: Line | None, now: float) -> list[Slice]:
         """Take up to `limit` rows out of a group; with limit 0 one whole task."""
+        if not limit:
+            task = self._take_one(group, line, now)
+            return [] if task is None else [Slice(task, 0, task.rows)]
         slices: list[Slice] = []
-        size = 0
+        waiting = self._tasks
+        size = num_normal = num_whole = 0
         until = float("inf")  # the most urgent deadline among those taken
         split = group.queue.options.batching.split_large
-        normal, low, late = group.deques
-        for tasks in (normal, low, late):
+        late = group.deques[2]
+        begin, per_row = (now + line.fixed, line.per_row) if line is not None else (-until, 0.0)  # unknown: nothing is late
+        for tasks in group.deques:
             if tasks is late and slices:
                 break
-            while tasks:
+            while tasks and size < limit:
                 task = tasks[0]
-                if not task.arrival:
-                    tasks.popleft()
+                deadline = task.deadline
+                if not task.arrival or deadline <= now:
+                    self._drop_head(tasks, now)
                     continue
-                if task.deadline <= now:
-                    self._leave(task)
-                    self._expired.append(task)
-                    continue
-                rows = task.rows - task.taken
-                if line is not None and tasks is not late and not task.taken:
-                    if now + line.seconds(rows if not limit else min(rows, limit)) > task.deadline:
+                start, rows = task.taken, task.rows - task.taken
+                if rows > limit - size:
+                    if split and task.rows > limit:
+                        rows = limit - size
+                    elif slices:
+                        break
+                end = begin + per_row * (size + rows)
+                if (end > deadline or end > until) and tasks is not late and not start:
+                    if begin + per_row * rows > deadline:
                         late.append(tasks.popleft())
                         continue
-                    if slices and now + line.seconds(size + rows) > min(until, task.deadline):
-                        return slices
-                if not limit:
-                    self._leave(task)
-                    return [Slice(task, 0, task.rows)]
-                room = limit - size
-                if rows > room and not (split and task.rows > limit) and slices:
-                    return slices
-                take = min(rows, room) if split and task.rows > limit else rows
-                until = min(until, task.deadline)
-                slices.append(Slice(task, task.taken, task.taken + take))
-                size += take
-                if take == rows:
-                    self._leave(task)
+                    if slices:
+                        break
+                if deadline < until:
+                    until = deadline
+                stop = start + rows
+                slices.append(Slice(task, start, stop))
+                size += rows
+                if stop == task.rows:
+                    tasks.popleft()
+                    task.arrival = 0
+                    task.group = None
+                    del waiting[task.id]
+                    num_whole += 1
+                    if not task.priority:
+                        num_normal += 1
                 else:
-                    task.taken += take
-                    group.rows -= take
-                    group.queue.rows -= take
-                if size >= limit:
-                    return slices
+                    task.taken = stop
+            else:
+                continue
+            break
+        if slices:
+            self._account(group, num_whole, num_normal, size)
         return slices
+
+    def _take_one(self, group: _Group, line: Line | None, now: float) -> Task | None:
+        late = group.deques[2]
+        for tasks in group.deques:
+            while tasks:
+                task = tasks[0]
+                if not task.arrival or task.deadline <= now:
+                    self._drop_head(tasks, now)
+                elif line is not None and tasks is not late and now + line.seconds(max(task.rows, 1)) > task.deadline:
+                    late.append(tasks.popleft())
+                else:
+                    self._leave(task)
+                    return task
+        return None
+
+    def _drop_head(self, tasks: "deque[Task]", now: float) -> None:
+        """Take off a task that has left or has just expired."""
+        task = tasks.popleft()
+        if task.arrival:
+            self._leave(task)
+            self._expired.append(task)
 
     def _wake(self, wake: float) -> float | None:
         """When to ask again: a group is ready or a deadline passes."""
         deadlines = self._deadlines
         while deadlines and deadlines[0][2] not in self._tasks:
-            heapq.heappop(deadlines)
+            heappop(deadlines)
         if deadlines:
             wake = min(wake, deadlines[0][0])
         return wake if wake != float("inf") else None
