@@ -137,9 +137,12 @@ def catalog_page(user: Any, search: Search, *, now: datetime) -> CatalogPage:
         facets=_facets(counts, labels, search),
         chips=_chips(labels, search),
         sorts=[
-            SortLink(label, _url(replace(search, sort=sort, page=1)), sort == search.sort)
+            SortLink(
+                label if search.text or sort != "relevance" else "Recommended",
+                _url(replace(search, sort=sort, page=1)),
+                sort == search.sort,
+            )
             for sort, label in SORTS.items()
-            if sort != "relevance" or search.text or search.sort == "relevance"
         ],
         pages=_pages(search, num_pages),
         previous_url=_url(replace(search, page=search.page - 1)) if search.page > 1 else "",

@@ -22,7 +22,7 @@ from .figures import DAYS, daily_calls
 from .models import Entry, EntryTag, EntryVersion, Example
 from .openapi.examples import request_example
 from .signatures import DEFAULT_SIGNATURE, Signature
-from .snippets import Snippet, predict_url, snippets
+from .snippets import BODY_FILE, Snippet, predict_url, snippets
 from .try_it import Form, make_form
 
 TEXT_FIELDS = {
@@ -89,7 +89,7 @@ class UseSection:
     url: str
     snippets: list[Snippet]
     with_key: bool
-    is_shortened: bool
+    needs_file: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,9 @@ def use_section(
     entry: Entry, signatures: Mapping[str, Signature], versions: list[EntryVersion], examples: list[Example], *, pin: str
 ) -> UseSection | None:
     """None when nothing can be called in JSON: code for what doesn't answer would only mislead."""
-    body = _example_body(signatures, examples)
-    if body is None or entry.is_retired:
+    if entry.is_retired or not any(signature.callable_as_json for signature in signatures.values()):
         return None
+    body = _example_body(signatures, examples)
     ready = [row.version for row in versions if row.state == "AVAILABLE"]
     version = int(pin) if pin.isascii() and pin.isdigit() and int(pin) in ready else None
     label = pin if pin in entry.labels else ""
@@ -224,7 +224,7 @@ def use_section(
         for name in names
     ]
     made = snippets(url, body, with_key=entry.access != Entry.Access.OPEN)
-    return UseSection(pins, url, made, entry.access != Entry.Access.OPEN, "request.json" in made[0].code)
+    return UseSection(pins, url, made, entry.access != Entry.Access.OPEN, BODY_FILE in made[0].code)
 
 
 def _example_body(signatures: Mapping[str, Signature], examples: list[Example]) -> dict[str, Any] | None:

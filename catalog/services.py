@@ -81,7 +81,7 @@ def publish_served_entry(
         entry.save()
         _add_tags(entry, tags, EntryTag.Source.MANUAL, "given when it was published")
         index_entry(entry)
-        record_act(kind="entry.published", actor=actor, subject=name, details={"access": access, "tags": sorted(tags), "created": created})
+        record_act(kind="entry.published", actor=actor, subject=name, details={"access": access, "tags": sorted(tags), "new": int(created)})
     return entry
 
 
@@ -187,7 +187,12 @@ def set_tags(*, entry: Entry, tags: Sequence[str], actor: str) -> None:
 
 
 def set_examples(*, entry: Entry, examples: Sequence[Mapping[str, Any]], actor: str) -> None:
-    """Replace the entry's examples: mappings with `name`, `request` and optionally `response`, `note`."""
+    """Replace the entry's examples: mappings with `name`, `request` and optionally `response`, `note`. Raises InvalidEntry."""
+    names = [str(example.get("name", "")) for example in examples]
+    if "" in names or len(set(names)) < len(names):
+        raise InvalidEntry("examples", "each example needs a name of its own")
+    if not all(isinstance(example.get("request"), Mapping) for example in examples):
+        raise InvalidEntry("examples", "each example needs a request, a predict body as a JSON object")
     with transaction.atomic():
         Example.objects.filter(entry=entry).delete()
         Example.objects.bulk_create(
@@ -201,7 +206,7 @@ def set_examples(*, entry: Entry, examples: Sequence[Mapping[str, Any]], actor: 
             )
             for position, example in enumerate(examples)
         )
-        record_act(kind="entry.examples", actor=actor, subject=entry.slug, details={"names": [e["name"] for e in examples]})
+        record_act(kind="entry.examples", actor=actor, subject=entry.slug, details={"names": names[:50]})
 
 
 def retire(*, name: str, actor: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 KEY_VARIABLE = "DAYBOOK_API_KEY"
-_LONG = 600  # a longer body goes into a file, in curl
+BODY_FILE = "request.json"
+_LONG = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +26,38 @@ def predict_url(gateway_url: str, model: str, *, version: int | None = None, lab
     return f"{base}/labels/{quote(label, safe='')}:predict" if label else f"{base}:predict"
 
 
-def snippets(url: str, body: Mapping[str, Any], *, with_key: bool) -> list[Snippet]:
-    """The same call three times."""
-    compact = json.dumps(body, ensure_ascii=False)
+def snippets(url: str, body: Mapping[str, Any] | None, *, with_key: bool) -> list[Snippet]:
+    """The same call three times. A body that is None or too long to read in code comes from the file `request.json`."""
+    compact = "" if body is None else json.dumps(body, ensure_ascii=False)
+    if len(compact) > _LONG:
+        body = None
     return [
-        Snippet("curl", "bash", _curl(url, compact, with_key)),
+        Snippet("curl", "bash", _curl(url, None if body is None else compact, with_key)),
         Snippet("Python", "python", _python(url, body, with_key)),
         Snippet("JavaScript", "javascript", _javascript(url, body, with_key)),
     ]
 
 
-def _curl(url: str, body: str, with_key: bool) -> str:
+def _curl(url: str, body: str | None, with_key: bool) -> str:
     lines = [f"curl {shlex.quote(url)}"]
     if with_key:
         lines.append(f'-H "Authorization: Bearer ${KEY_VARIABLE}"')
     lines.append("-H 'Content-Type: application/json'")
-    lines.append(f"--data {shlex.quote(body)}" if len(body) <= _LONG else "--data @request.json")
+    lines.append(f"--data {shlex.quote(body)}" if body is not None else f"--data @{BODY_FILE}")
     return " \\\n  ".join(lines)
 
 
-def _python(url: str, body: Mapping[str, Any], with_key: bool) -> str:
-    lines = ["import os", "", "import requests", ""] if with_key else ["import requests", ""]
-    lines += ["answer = requests.post(", f"    {_string(url)},"]
+def _python(url: str, body: Mapping[str, Any] | None, with_key: bool) -> str:
+    lines = [*(["import json"] if body is None else []), *(["import os"] if with_key else [])]
+    lines += [""] if lines else []
+    lines += ["import requests", ""]
+    if body is None:
+        lines += [f'with open("{BODY_FILE}") as file:', "    request = json.load(file)", ""]
+    lines += ["answer = requests.post(", f"    {json.dumps(url)},"]
     if with_key:
-        lines.append(f'    headers={{"Authorization": f"Bearer {{os.environ[\'{KEY_VARIABLE}\']}}"}},')
+        lines.append(f'    headers={{"Authorization": "Bearer " + os.environ["{KEY_VARIABLE}"]}},')
     lines += [
-        f"    json={_shortened(_python_literal(body))},",
+        f"    json={'request' if body is None else _python_literal(body)},",
         "    timeout=30,",
         ")",
         "answer.raise_for_status()",
@@ -60,24 +67,24 @@ def _python(url: str, body: Mapping[str, Any], with_key: bool) -> str:
     return "\n".join(lines)
 
 
-def _javascript(url: str, body: Mapping[str, Any], with_key: bool) -> str:
-    lines = [f"const answer = await fetch({_string(url)}, {{", '  method: "POST",', "  headers: {"]
+def _javascript(url: str, body: Mapping[str, Any] | None, with_key: bool) -> str:
+    lines = []
+    if body is None:
+        lines += ['import { readFile } from "node:fs/promises";', ""]
+    lines += [f"const answer = await fetch({json.dumps(url)}, {{", '  method: "POST",', "  headers: {"]
     if with_key:
         lines.append(f"    Authorization: `Bearer ${{process.env.{KEY_VARIABLE}}}`,")
-    lines += ['    "Content-Type": "application/json",', "  },"]
+    written = f'await readFile("{BODY_FILE}")' if body is None else f"JSON.stringify({json.dumps(body, ensure_ascii=False)})"
     lines += [
-        f"  body: JSON.stringify({_shortened(json.dumps(body, ensure_ascii=False))}),",
+        '    "Content-Type": "application/json",',
+        "  },",
+        f"  body: {written},",
         "});",
         "if (!answer.ok) throw new Error((await answer.json()).error);",
         "console.log(await answer.json());",
         'console.log("record", answer.headers.get("Daybook-Record"));',
     ]
     return "\n".join(lines)
-
-
-def _string(text: str) -> str:
-    """A literal that Python and JavaScript read alike."""
-    return json.dumps(text)
 
 
 def _python_literal(value: Any) -> str:
@@ -89,8 +96,3 @@ def _python_literal(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return repr(value)
-
-
-def _shortened(source: str) -> str:
-    """A body too long to read stands in a file or a variable of its own."""
-    return source if len(source) <= _LONG else "request"

@@ -11,6 +11,7 @@ _IMAGE_NAMES = re.compile(r"image|picture|pixel|photo|digit", re.IGNORECASE)
 _EMBEDDING_NAMES = re.compile(r"embed|vector", re.IGNORECASE)
 _LABEL_NAMES = re.compile(r"class|label", re.IGNORECASE)
 _SCORE_NAMES = re.compile(r"score|prob|logit|risk|confidence", re.IGNORECASE)
+_STATE_NAMES = re.compile(r"state|hidden|carry|cache", re.IGNORECASE)
 _TABULAR_WIDTH = 1000
 
 
@@ -70,12 +71,16 @@ def _inputs(signature: Signature) -> Iterable[tuple[str, str]]:
         yield "tabular", "takes tf.Example rows"
         return
     for alias, spec in signature.inputs.items():
+        if _STATE_NAMES.search(alias):
+            continue  # what a recurrent model hands itself
         modality = input_modality(alias, spec)
         yield modality, f"input {alias} is {spec.type_name} {spec.shape_text}"
 
 
 def _outputs(signature: Signature, class_names: Sequence[str]) -> Iterable[tuple[str, str]]:
     for alias, spec in signature.outputs.items():
+        if _STATE_NAMES.search(alias):
+            continue
         words = f"output {alias} is {spec.type_name} {spec.shape_text}"
         width = spec.shape[-1] if spec.shape else -1
         if _EMBEDDING_NAMES.search(alias):

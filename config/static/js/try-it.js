@@ -106,7 +106,10 @@
         this.addEventListener("input", () => this.complain(""));
         this.signature = this.config.forms[0].signature;
         for (const form of this.config.forms)
-          for (const field of form.fields) if (field.initial !== null) widgets[field.widget].set(this.place(form, field), field.initial);
+          for (const field of form.fields) {
+            const rows = field.many && this.config.examples.find((example) => example.signature === form.signature)?.request.instances;
+            if (field.initial !== null) widgets[field.widget].set(this.place(form, field), rows || field.initial);
+          }
         // A drawing starts empty: an example's pixels would invite nobody to draw.
         for (const pad of this.querySelectorAll("draw-pad")) pad.value = null;
         this.showSamples();
