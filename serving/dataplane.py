@@ -8,6 +8,7 @@
     {p}gateway:<id>, {p}gateways       the same for gateways; the value is the version of the snapshot that it routes by
     {p}tried:<stream>                  hash of claimed frames that were run alone, to whom (RULES 4.1)
     {p}status:<worker>                 what a worker serves, JSON
+    {p}snapshot:version                of the snapshot published last
 
 Cancelled ids are a stream and not a set per second: a worker that waits for requests has sent its next read already and can't name
 a bucket that is yet to come, but it can ask for "all after the last one".
@@ -69,6 +70,10 @@ class Keys:
     @property
     def cancelled(self) -> str:
         return f"{self.prefix}cancelled"
+
+    @property
+    def snapshot_version(self) -> str:
+        return f"{self.prefix}snapshot:version"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}worker:{worker_id}"

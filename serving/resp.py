@@ -223,6 +223,7 @@ class Connection:
         try:
             self._connect(address)
             self.call_all(address.greeting(name))
+            self._timeout = timeout
             self._socket.settimeout(timeout)
         except (OSError, ReplyError) as error:
             self.close()
@@ -261,6 +262,24 @@ class Connection:
         except hiredis.ProtocolError as error:
             raise RedisGone(f"this isn't Redis: {error}") from error
         return reply
+
+    def read_ready(self) -> list[Reply]:
+        """The replies that have come already. Raises RedisGone."""
+        self._socket.setblocking(False)
+        try:
+            while data := self._socket.recv(READ_BYTES):
+                self._reader.feed(data)
+            raise RedisGone("the connection to Redis was closed")
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except OSError as error:
+            raise error if isinstance(error, RedisGone) else RedisGone(f"the connection to Redis was lost: {error}") from error
+        finally:
+            self._socket.settimeout(self._timeout)
+        replies = []
+        while (reply := self._reader.gets()) is not _NOTHING:
+            replies.append(reply)
+        return replies
 
     def call(self, *command: Argument) -> Reply:
         """Raises RedisGone, or the reply when it's a ReplyError."""
