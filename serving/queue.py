@@ -88,6 +88,11 @@ class RequestQueue:
         return len(self._presence.workers)
 
     @property
+    def num_gateways(self) -> int:
+        """Live gateways, this one among them, as last known."""
+        return self._presence.num_gateways
+
+    @property
     def in_flight(self) -> int:
         """Requests whose callers wait."""
         return sum(pending.future is not None for _, pending in self._pending)
