@@ -22,7 +22,7 @@ class IdSource:
 
     def __init__(self, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         self._now_us = now_us
-        self._last_us = 0
+        self._last_us = -1
         self._pool = b""
         self._place = 0
 

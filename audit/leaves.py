@@ -12,11 +12,11 @@ to sorted JSON. Digests are base64url without padding.
     a{t,p} actor: type and pseudonym of the month      bt{id,n,i} batch: id, rows, first row
     tr trace id            err what went wrong, only when something did
 
-A prediction's leaf stays under 600 bytes, therefore: `st` is left out when it is 200, `sig` of a prediction when it is
-"serving_default"; `tr` is base64url; `ct` and `ctx` are the first 22 characters (132 bits) of their digests. Those two identify
-and do not bind: what was said is bound by the commitments, which are whole, and a context by its own leaf in the same log, where
-a second one of the same name would be seen. Callers appear as pseudonyms only (`keys.pseudonym` over application, user and key
-prefix): a key prefix in the clear would link the months that the pseudonym keeps apart.
+A prediction's leaf stays under 600 bytes, therefore what is usual is left out: `st` 200, `vb` "predict", and `sig`
+"serving_default" of a prediction. `tr` is base64url; `ct` and `ctx` are the first 22 characters (132 bits) of their digests:
+those two identify and do not bind. What was said is bound by the commitments, which are whole; a context by its own leaf in the
+same log, where a second one of the same name would be seen. Callers appear as pseudonyms only (`keys.pseudonym` over application,
+user and key prefix): a key prefix in the clear would link the months that the pseudonym keeps apart.
 """
 
 from binascii import b2a_base64
@@ -65,6 +65,7 @@ def base64url(data: bytes) -> str:
 
 
 DEFAULT_SIGNATURE = "serving_default"
+DEFAULT_VERB = "predict"
 SHORT_DIGEST = 22  # characters of base64url: 132 bits
 
 
@@ -127,9 +128,9 @@ class CallParts:
             _ABSENT if status == 200 else b'"st":%d,' % status,
             orjson.dumps(kind),
         )
-        self.tail = b',"v":%d,"vb":%b%b}' % (
+        self.tail = b',"v":%d%b%b}' % (
             VERSION,
-            orjson.dumps(verb),
+            _ABSENT if verb == DEFAULT_VERB else b',"vb":%b' % orjson.dumps(verb),
             _ABSENT if version is None else b',"ver":%d' % clamp(version),
         )
 

@@ -151,17 +151,20 @@ def open_entry(data: bytes, expected_leaf_hash: bytes, get_secret: Callable[[byt
     found: dict[int, bytes] = {}
     digests: dict[str, str] = {}
     record_id = bytes.fromhex(str(logged.get("id", "")).replace("-", ""))
-    if entry.type == journal.EntryType.RECORD:
-        for sealed in decode_parts(bytes(entry.attachment)):
-            name = _NAMES[sealed.part].decode()
-            digest = sha256(sealed.blob).digest()
-            if base64url(digest)[:SHORT_DIGEST] != logged.get("ct", {}).get(name):
-                raise PayloadUnavailable("the stored ciphertext is not the one that was logged")
-            digests[name] = digest.hex()
-            plaintext, commitment = _open_part(sealed, get_secret(sealed.key_id), record_id)
-            if base64url(commitment) != logged.get("c", {}).get(name):
-                raise PayloadUnavailable("the stored payload is not the one that was committed to")
-            found[sealed.part] = plaintext
+    if entry.type != journal.EntryType.RECORD:
+        raise PayloadUnavailable("the journal entry is damaged")
+    for sealed in decode_parts(bytes(entry.attachment)):
+        name = _NAMES[sealed.part].decode()
+        digest = sha256(sealed.blob).digest()
+        if base64url(digest)[:SHORT_DIGEST] != logged.get("ct", {}).get(name):
+            raise PayloadUnavailable("the stored ciphertext is not the one that was logged")
+        digests[name] = digest.hex()
+        plaintext, commitment = _open_part(sealed, get_secret(sealed.key_id), record_id)
+        if base64url(commitment) != logged.get("c", {}).get(name):
+            raise PayloadUnavailable("the stored payload is not the one that was committed to")
+        found[sealed.part] = plaintext
+    if digests.keys() != logged.get("c", {}).keys():
+        raise PayloadUnavailable("the journal entry lacks a part that was logged")
     return Payload(found.get(PART_IN), found.get(PART_OUT), leaf, digests)
 
 
