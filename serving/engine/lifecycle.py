@@ -96,6 +96,7 @@ class Version:
         """Keep what a load gave."""
         self.servable = servable
         self.proven = rules
+        self._effective = None  # what was asked for before the load knew no rules
         self.error = None
         self.num_failures = 0
         self.status()
