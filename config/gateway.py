@@ -1,0 +1,61 @@
+"""Entry point of the gateway process: `granian --interface rsgi --workers 1 --loop uvloop config.gateway:app`.
+
+Granian imports this in its worker process only. Nothing here or below imports Django or TensorFlow.
+"""
+
+import logging
+import os
+import secrets
+import socket
+
+from audit.keys import ensure_master_key
+from audit.recorder import RecorderOptions
+from config import environment
+from config.files import kept_secret
+from config.logs import LineFormatter
+from serving.gateway.app import Gateway
+from serving.gateway.options import GatewayOptions
+
+_MB = 1 << 20
+
+
+def read_options() -> GatewayOptions:
+    """The gateway's options from the environment. Raises BadEnvironment with a sentence that names the variable."""
+    var_dir = environment.path("VAR_DIR", environment.ROOT / "var")
+    environment.adopt_running(var_dir)
+    node = environment.text("NODE", socket.gethostname())
+    gateway_port = environment.port("GATEWAY_PORT", 8501)
+    gateway_id = f"{node}-{os.getpid()}-{secrets.token_hex(4)}"
+    return GatewayOptions(
+        recorder=RecorderOptions(
+            directory=environment.path("JOURNAL_DIR", var_dir / "journal"),
+            node=node,
+            # In development the settings keep a made-up origin in the same file; in production the variable is a must.
+            origin=environment.text("LOG_ORIGIN", "")
+            or kept_secret(var_dir / "keys" / "log.origin", lambda: f"daybook.local/{node}/{secrets.token_hex(4)}"),
+            master_key=ensure_master_key(environment.path("MASTER_KEY_FILE", var_dir / "keys" / "master.key")),
+            stall_s=environment.seconds("JOURNAL_STALL_S", 5.0, low=0.1),
+            max_bytes=environment.integer("JOURNAL_MAX_MB", 4096, low=64) * _MB,
+            merge_delay_s=environment.integer("MERGE_DELAY_S", 86_400, low=60),
+        ),
+        redis_url=environment.url("REDIS_URL", "redis://127.0.0.1:6379/0", schemes=("redis", "rediss", "unix")),
+        prefix=environment.text("REDIS_PREFIX", "daybook:"),
+        gateway_id=gateway_id,
+        snapshot_file=var_dir / "run" / f"snapshot-{gateway_port}.json",
+        gateway_url=environment.url("GATEWAY_URL", f"http://127.0.0.1:{gateway_port}"),
+        max_body_bytes=environment.integer("MAX_BODY_MB", 64, low=1) * _MB,
+        max_frame_bytes=environment.integer("MAX_FRAME_MB", 64, low=1) * _MB,
+        body_timeout_s=environment.seconds("BODY_TIMEOUT_S", 30.0, low=0.1),
+    )
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(environment.text("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")))
+
+
+_set_up_logging()
+app = Gateway(read_options())

@@ -1,0 +1,103 @@
+"""One prediction, from the caller to the answer, as the list of its steps."""
+
+import asyncio
+from hashlib import sha256
+from typing import Final
+
+from serving.dataplane import timing_of
+from serving.engine.errors import EngineError
+from serving.protocol.messages import InferenceRequest, InferenceResponse
+from serving.protocol.tfs_rest import DEFAULT_SIGNATURE, Predict, decode_inputs, encode_predictions, no_such_signature, parse_predict
+
+from .auth import authorize
+from .door import Door
+from .errors import CallerGone, NotImplementedHere, NotReady, TooMany
+from .exchange import Exchange, answer_in_words
+from .limits import Limiter
+from .routing import ModelRoute, Route, ServableRoute, get_servable
+
+# A longer body is stored as the arrays that it was decoded to, which are smaller and cheaper to encrypt (RULES 2.6).
+STORED_AS_RECEIVED: Final = 16 * 1024
+
+
+async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRoute | None) -> None:
+    """Answer one call. Raises whatever the door's error table knows; then nothing was sent."""
+    headers = exchange.scope.headers
+    caller = exchange.caller = door.authenticator.authenticate(headers, exchange.scope.client, door.queue.server_now_us)
+    exchange.has_caller = True
+    if model is not None:
+        authorize(caller, model.deployment, "predict", snapshot_is_stale=door.snapshots.is_stale)
+    meter = None
+    if caller.has_limits:
+        meter = door.limiter.admit(caller.meter, caller.limits) or await door.limiter.admit_leased(caller.meter, caller.limits)
+    try:
+        body = exchange.body
+        await door.bodies.read(headers, exchange.protocol, body)
+        exchange.body_sha256 = sha256(body.received).digest()
+        if route.verb != "predict":
+            raise NotImplementedHere(f"{route.verb} is not served yet; predict answers with the same model's outputs.")
+        parsed = parse_predict(body.data)
+        servable = exchange.servable = get_servable(route, door.routes.models)
+        exchange.version = servable.version
+        exchange.signature = parsed.signature_name or DEFAULT_SIGNATURE
+        form = servable.forms.get(exchange.signature)
+        if form is None:
+            raise no_such_signature(parsed.signature_name)
+        decoded = decode_inputs(parsed, form)
+        exchange.rows = decoded.rows
+        assert model is not None  # it has a servable
+        response = await _run(door, exchange, model, servable, decoded)
+        text = encode_predictions(response.outputs, row_form=decoded.row_form)
+    finally:
+        if meter is not None:
+            Limiter.leave(meter)
+    call = exchange.call(
+        outcome="ok",
+        status=200,
+        request=body.data,
+        response=text,
+        response_bytes=len(text),
+        answer=answer_in_words(model.deployment, response.outputs, decoded.rows) if model.deployment.answer_output else "",
+    )
+    committed = door.recorder.append(call)
+    await door.answer(exchange, committed, text)
+    door.metrics.counters_of(servable.model, servable.version, form.name, "predict").add(
+        total_us=call.total_us + committed.result().commit_us,
+        queue_us=call.queue_us,
+        model_us=call.model_us,
+        commit_us=committed.result().commit_us,
+        rows=call.rows,
+    )
+
+
+async def _run(door: Door, exchange: Exchange, model: ModelRoute, servable: ServableRoute, decoded: Predict) -> InferenceResponse:
+    """Through the queue to a worker and back."""
+    under_way = model.in_flight
+    if under_way.count >= door.options.max_in_flight_per_model:
+        raise TooMany(f"The model {servable.model} has as many calls under way as it takes.", retry_after=1.0)
+    request = InferenceRequest(servable.model, servable.version, exchange.signature, decoded.inputs, decoded.rows, decoded.output_filter)
+    under_way.count += 1
+    try:
+        future = exchange.future = door.queue.submit(
+            request,
+            request_id=exchange.record_id,
+            stream=servable.stream,
+            deadline_us=door.deadline_us(exchange, model.deployment.timeout_ms),
+            trace=exchange.trace,
+            caller=exchange.caller.key_prefix,
+        )
+        response = await future
+    except EngineError as error:
+        exchange.timing = timing_of(error)
+        raise
+    except asyncio.CancelledError:
+        if exchange.gone:
+            raise CallerGone("The caller left before the answer.") from None
+        if door.stopping:
+            raise NotReady("The gateway is stopping.", retry_after=2.0) from None
+        raise
+    finally:
+        under_way.count -= 1
+        exchange.future = None
+    exchange.timing = response.timing
+    return response
