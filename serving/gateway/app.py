@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
 import redis.asyncio
 
-from audit.recorder import Recorder
+from audit.recorder import Recorder, RecorderOptions
 from serving.queue import QueueOptions, RequestQueue
 from serving.snapshot import Snapshot
 
@@ -44,8 +45,10 @@ _TEXT: Final = ("content-type", "text/plain; charset=utf-8")
 class Gateway:
     """The application. One per process; everything belongs to the loop that `__rsgi_init__` is given."""
 
-    def __init__(self, options: GatewayOptions) -> None:
+    def __init__(self, options: GatewayOptions, make_recorder: Callable[[RecorderOptions], Recorder] = Recorder) -> None:
+        """make_recorder: another one than the daybook's, for measuring what the daybook costs (`bench/unrecorded.py`)."""
         self._options = options
+        self._make_recorder = make_recorder
         self._door: Door
         self._redis: redis.asyncio.Redis
         self._watch_handle: asyncio.TimerHandle | None = None
@@ -66,7 +69,7 @@ class Gateway:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         options = self._options
-        recorder = Recorder(options.recorder)
+        recorder = self._make_recorder(options.recorder)
         recorder.start(loop)
         queue = RequestQueue(
             QueueOptions(
