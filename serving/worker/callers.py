@@ -21,11 +21,12 @@ from ..engine.manager import Handle
 from ..engine.scheduler import QueueOptions, Scheduler
 from ..engine.servable import Arrays, Servable, ServableKey
 from .answers import Answers
-from .received import Received
+from .received import Backlog, Received
 
 logger = logging.getLogger(__name__)
 
 MIN_RUN_MS = 1
+QUICK_SECONDS = 0.0005
 
 
 class _Watched:
@@ -138,18 +139,28 @@ class Callers:
     # Tasks
 
     def enqueue(self, tasks: Sequence[Task]) -> None:
-        """Let tasks wait for their batch. Those that can't are answered at once."""
+        """Let tasks wait for their batch. Those that can't are answered at once.
+
+        When nothing else is to be done and the model is known to be quick, the batch is run here, on the reader's thread: handing
+        it over costs more than the run, and what comes meanwhile gathers in Redis.
+        """
         refused: list[tuple[Task, EngineError]] = []
+        chosen: tuple[Batch, Handle | None] | None = None
         with self._changed:
             now = time.monotonic()
+            unused = not (self._num_running or len(self._scheduler) or self._alone or self._stopping)
             for task in tasks:
                 try:
                     self._scheduler.enqueue(task, now)
                 except EngineError as error:
                     self._leave([task])
                     refused.append((task, error))
-            if self._num_idle:
+            if unused and self._is_quick(tasks):
+                chosen = self._choose(now)[0]
+            if self._num_idle and len(self._scheduler):
                 self._changed.notify(min(self._num_idle, len(tasks)))
+        if chosen is not None:
+            self._finish(*chosen)
         if refused:
             errors = dict(refused)
             self._refuse(list(errors), errors.__getitem__)
@@ -200,45 +211,57 @@ class Callers:
     # The threads
 
     def _work(self) -> None:
-        while (chosen := self._next()) is not None:
-            batch, handle, expired = chosen
+        while (found := self._next()) is not None:
+            chosen, expired = found
             if expired:
-                now = time.monotonic()
-                self._answers.answer([Result(task, None, expired_error(task, now), Timing()) for task in expired])
-            if batch is None:
-                continue
-            if handle is None:  # removed after its batch was formed
-                results = [Result(part.task, None, Unavailable(f"{batch.key} was unloaded"), Timing()) for part in batch.slices]
-            else:
-                results = self._execute(batch, handle)
-            ended = time.monotonic()
-            self._answers.answer(results, handle.servable.device if handle else "")
-            with self._changed:
-                self._scheduler.finished(batch, ended, results)
-                self._num_running -= 1
-                self._running[batch.key] -= 1
-                if self._alone or self._num_removers:
-                    self._changed.notify_all()
+                self._refuse(expired, _late)
+            if chosen is not None:
+                self._finish(*chosen)
 
-    def _next(self) -> "tuple[Batch | None, Handle | None, Sequence[Task]] | None":
+    def _next(self) -> "tuple[tuple[Batch, Handle | None] | None, Sequence[Task]] | None":
         """Wait for a batch, or for tasks whose deadline has passed. None when it's time to end."""
         with self._changed:
-            while True:
-                if self._stopping:
-                    return None
+            while not self._stopping:
                 now = time.monotonic()
                 expired = self._leave(self._scheduler.expire(now))
-                choice = None if self._alone else self._scheduler.next_batch(now)
-                if isinstance(choice, Batch):
-                    self._leave([part.task for part in choice.slices])
-                    self._num_running += 1
-                    self._running[choice.key] += 1
-                    return choice, self._handles.get(choice.key), expired
-                if expired:
-                    return None, None, expired
+                chosen, wake = (None, None) if self._alone else self._choose(now)
+                if chosen or expired:
+                    return chosen, expired
                 self._num_idle += 1
-                self._changed.wait(None if choice is None else max(choice - now, 0.0))
+                self._changed.wait(None if wake is None else max(wake - now, 0.0))
                 self._num_idle -= 1
+        return None
+
+    def _choose(self, now: float) -> "tuple[tuple[Batch, Handle | None] | None, float | None]":
+        """The batch to run now, begun, or the instant to ask again at. Under _changed."""
+        choice = self._scheduler.next_batch(now)
+        if not isinstance(choice, Batch):
+            return None, choice
+        self._leave([part.task for part in choice.slices])
+        self._num_running += 1
+        self._running[choice.key] += 1
+        return (choice, self._handles.get(choice.key)), None
+
+    def _is_quick(self, tasks: Sequence[Task]) -> bool:
+        """Whether a run of these is known to take next to no time. Under _changed."""
+        line = self._scheduler.find_line(tasks[0].key, tasks[0].signature)
+        return line is not None and line.seconds(sum(task.rows or 1 for task in tasks)) < QUICK_SECONDS
+
+    def _finish(self, batch: Batch, handle: Handle | None) -> None:
+        """Run a batch that was begun, and answer it."""
+        if handle is None:  # removed after its batch was formed
+            error = Unavailable(f"{batch.key} was unloaded")
+            results = [Result(part.task, None, error, Timing()) for part in batch.slices if claim_answer(part.task)]
+        else:
+            results = self._execute(batch, handle)
+        ended = time.monotonic()
+        self._answers.answer(results, handle.servable.device if handle else "")
+        with self._changed:
+            self._scheduler.finished(batch, ended, results)
+            self._num_running -= 1
+            self._running[batch.key] -= 1
+            if self._alone or self._num_removers:
+                self._changed.notify_all()
 
     def _execute(self, batch: Batch, handle: Handle) -> list[Result]:
         limit = handle.model.timeout
@@ -255,10 +278,14 @@ class Callers:
 
     def _leave(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """These no longer wait for a batch. Under _changed."""
+        rows: dict[Backlog, int] = {}
         for task in tasks:
             received = task.context
-            if isinstance(received, Received):
-                received.leave()
+            if isinstance(received, Received) and received.waits:
+                received.waits = False
+                rows[received.backlog] = rows.get(received.backlog, 0) + received.rows
+        for backlog, count in rows.items():
+            backlog.take(count)
         return tasks
 
     def _refuse(self, tasks: Sequence[Task], error: Callable[[Task], EngineError]) -> None:
@@ -266,5 +293,5 @@ class Callers:
             self._answers.answer([Result(task, None, error(task), Timing()) for task in tasks])
 
 
-def expired_error(task: Task, now: float) -> EngineError:
-    return DeadlinePassed(f"deadline passed {max(now - task.deadline, 0) * 1e3:.0f} ms ago")
+def _late(task: Task) -> EngineError:
+    return DeadlinePassed(f"deadline passed {max(time.monotonic() - task.deadline, 0.0) * 1e3:.0f} ms ago")

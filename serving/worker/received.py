@@ -57,9 +57,3 @@ class Received:
     backlog: Backlog
     rows: int  # what it counts in the backlog
     waits: bool = True
-
-    def leave(self) -> None:
-        """It no longer waits for a batch."""
-        if self.waits:
-            self.waits = False
-            self.backlog.take(self.rows)
