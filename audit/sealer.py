@@ -344,7 +344,7 @@ class OpenLog:
         dropped = self._connection.execute(
             """
             DELETE FROM audit_outbox o USING audit_logleaf l
-            WHERE o.record_id = l.record_id AND sha256('\x00'::bytea || o.leaf) = l.leaf_hash
+            WHERE o.record_id = l.record_id AND sha256('\\x00'::bytea || o.leaf) = l.leaf_hash
             """
         ).rowcount
         rows = self._connection.execute("SELECT record_id FROM audit_outbox JOIN audit_logleaf USING (record_id)").fetchall()

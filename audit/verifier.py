@@ -182,31 +182,25 @@ def parse_vkeys(text: str) -> list[VerifierKey]:
     return keys
 
 
-def verify_checkpoint(note: str, keys: Sequence[VerifierKey]) -> SignedCheckpoint:
-    """A checkpoint whose log signature (the first key's) holds. A signature of any other given key must hold where there is one;
-    signatures of keys that weren't given are passed over. Raises BadProof."""
+def open_note(note: str, keys: Sequence[VerifierKey]) -> tuple[str, list[VerifierKey]]:
+    """The text of a signed note and the given keys that signed it, among which must be the first. Raises BadProof.
+
+    A signature by any of the given keys must hold; those of other keys are passed over.
+    """
     if len(note.encode()) > MAX_NOTE_BYTES:
-        raise BadProof(f"the checkpoint has more than {MAX_NOTE_BYTES} bytes")
+        raise BadProof(f"the note has more than {MAX_NOTE_BYTES} bytes")
     if re.search(r"[\x00-\x09\x0b-\x1f]", note):
-        raise BadProof("the checkpoint has control characters")
+        raise BadProof("the note has control characters")
     text, blank, signatures = note.rpartition("\n\n")
     if not blank or not signatures.endswith("\n"):
-        raise BadProof("not a signed checkpoint: a text, a blank line and signatures are expected")
+        raise BadProof("not a signed note: a text, a blank line and signatures are expected")
     text += "\n"
-    lines = text.split("\n")[:-1]
-    if len(lines) < 3 or not all(lines):
-        raise BadProof("a checkpoint has an origin, a size and a root, each on its line")
-    origin, size, root = lines[0], _decimal(lines[1], "the checkpoint's size"), _base64(lines[2], "the checkpoint's root")
-    if len(root) != 32:
-        raise BadProof(f"the checkpoint's root has {len(root)} bytes")
-    if origin != keys[0].name:
-        raise BadProof(f"this is a checkpoint of {origin!r}, the vkey is of {keys[0].name!r}")
+    lines = signatures[:-1].split("\n")
+    if len(lines) > MAX_SIGNATURES:
+        raise BadProof(f"the note has more than {MAX_SIGNATURES} signatures")
     held: list[VerifierKey] = []
-    signature_lines = signatures[:-1].split("\n")
-    if len(signature_lines) > MAX_SIGNATURES:
-        raise BadProof(f"the checkpoint has more than {MAX_SIGNATURES} signatures")
-    for line in signature_lines:
-        match = re.fullmatch("\u2014 ([^ +]+) ([A-Za-z0-9+/=]+)", line)
+    for line in lines:
+        match = re.fullmatch("\u2014 ([^\\s+]+) ([A-Za-z0-9+/=]+)", line)
         if not match:
             raise BadProof(f"not a signature line: {line[:60]!r}")
         signature = _base64(match[2], "a signature")
@@ -214,11 +208,30 @@ def verify_checkpoint(note: str, keys: Sequence[VerifierKey]) -> SignedCheckpoin
             raise BadProof("a signature is too short")
         for key in keys:
             if key.name == match[1] and key.key_id == signature[:4]:
-                _verify_signature(key, signature[4:], text, origin, size, root)
+                _verify_signature(key, signature[4:], text)
                 held.append(key)
     if keys[0] not in held:
-        raise BadProof(f"the checkpoint isn't signed with the log's key {keys[0].name}+{keys[0].key_id.hex()}")
+        raise BadProof(f"the note isn't signed with the key {keys[0].name}+{keys[0].key_id.hex()}")
+    return text, held
+
+
+def verify_checkpoint(note: str, keys: Sequence[VerifierKey]) -> SignedCheckpoint:
+    """A checkpoint of the log whose own key is the first. Raises BadProof."""
+    text, held = open_note(note, keys)
+    origin, size, root = _parse_checkpoint(text)
+    if origin != keys[0].name:
+        raise BadProof(f"this is a checkpoint of {origin!r}, the vkey is of {keys[0].name!r}")
     return SignedCheckpoint(origin, size, root, tuple(dict.fromkeys(key.name for key in held)))
+
+
+def _parse_checkpoint(text: str) -> tuple[str, int, bytes]:
+    lines = text.split("\n")[:-1]
+    if len(lines) < 3 or not all(lines):
+        raise BadProof("a checkpoint has an origin, a size and a root, each on its line")
+    root = _base64(lines[2], "the checkpoint's root")
+    if len(root) != 32:
+        raise BadProof(f"the checkpoint's root has {len(root)} bytes")
+    return lines[0], _decimal(lines[1], "the checkpoint's size"), root
 
 
 def verify_signature(note: str, vkey: str) -> SignedCheckpoint:
@@ -226,7 +239,7 @@ def verify_signature(note: str, vkey: str) -> SignedCheckpoint:
     return verify_checkpoint(note, [parse_vkey(vkey)])
 
 
-def _verify_signature(key: VerifierKey, signature: bytes, text: str, origin: str, size: int, root: bytes) -> None:
+def _verify_signature(key: VerifierKey, signature: bytes, text: str) -> None:
     try:
         if key.kind == ED25519:
             Ed25519PublicKey.from_public_bytes(key.public).verify(signature, text.encode())
@@ -237,6 +250,7 @@ def _verify_signature(key: VerifierKey, signature: bytes, text: str, origin: str
         else:
             from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey  # cryptography 48 and later
 
+            origin, size, root = _parse_checkpoint(text)
             message = b"".join(
                 (
                     b"subtree/v1\n\0",
@@ -249,7 +263,7 @@ def _verify_signature(key: VerifierKey, signature: bytes, text: str, origin: str
             )
             MLDSA44PublicKey.from_public_bytes(key.public).verify(signature[8:], message)
     except (InvalidSignature, struct.error, ValueError) as error:
-        raise BadProof(f"the signature of {key.name}+{key.key_id.hex()} doesn't hold: the checkpoint was changed") from error
+        raise BadProof(f"the signature of {key.name}+{key.key_id.hex()} doesn't hold: the note was changed") from error
     except ImportError as error:
         raise BadProof("this installation of `cryptography` can't check ML-DSA-44: leave that vkey out") from error
 
