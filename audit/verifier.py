@@ -471,7 +471,9 @@ class _Tree:
                 raise BadProof(f"{path} doesn't hold the roots of the tiles below it")
 
     def read_tile(self, path: str, width: int) -> list[bytes]:
-        data = _read_tile(self._directory, path)[: 32 * width]
+        data, is_own = _read_tile(self._directory, path)
+        if not is_own:
+            data = data[: 32 * width]
         if len(data) != 32 * width:
             raise BadProof(f"{path} has {len(data)} bytes, not {32 * width}")
         return [data[at : at + 32] for at in range(0, len(data), 32)]
@@ -486,7 +488,7 @@ def _fold(row: list[bytes]) -> bytes:
 
 def _read_entries(directory: Path, n: int, width: int) -> Iterator[bytes]:
     path = tile_path("entries", n, width)
-    data = _read_tile(directory, path)
+    data, is_own = _read_tile(directory, path)
     at = 0
     for _ in range(width):
         if at + 2 > len(data):
@@ -496,19 +498,15 @@ def _read_entries(directory: Path, n: int, width: int) -> Iterator[bytes]:
             raise BadProof(f"{path} ends inside an entry")
         yield data[at + 2 : at + 2 + length]
         at += 2 + length
-    if at != len(data) and not _is_full(directory, path):
+    if is_own and at != len(data):
         raise BadProof(f"{path} holds more than {width} entries")
 
 
-def _is_full(directory: Path, path: str) -> bool:
-    """A partial tile may be read from the full one, which holds more."""
-    return ".p/" in path and not (directory / path).exists()
-
-
-def _read_tile(directory: Path, path: str) -> bytes:
-    for candidate in (path, path.partition(".p/")[0]):
+def _read_tile(directory: Path, path: str) -> tuple[bytes, bool]:
+    """A tile's file; where a partial one is gone, the full one, of which it is the beginning (False)."""
+    for candidate in dict.fromkeys((path, path.partition(".p/")[0])):
         try:
-            return (directory / candidate).read_bytes()
+            return (directory / candidate).read_bytes(), candidate == path
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:

@@ -461,8 +461,9 @@ def test_kill_nine_at_random_moments_loses_and_doubles_nothing(connection: Conne
     published: list[str] = []
     command = [sys.executable, "-m", "tests.audit.sealer_process", conninfo, str(directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
+        answers = starter.stdout
+        assert answers is not None
         assert starter.stdin is not None
-        assert (answers := starter.stdout) is not None
 
         def start_sealer() -> int:
             print(file=starter.stdin, flush=True)
