@@ -29,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RECORD = int(journal.EntryType.RECORD)
 _VOID = int(journal.EntryType.VOID)
 # What PostgreSQL says about a row, not about itself: only these are worth looking for the guilty one.
-_REFUSED = (psycopg.DataError, psycopg.IntegrityError)
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProtocolViolation, psycopg.errors.ProgramLimitExceeded)
 
 
 class PositionMoved(Exception):

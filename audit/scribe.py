@@ -67,6 +67,7 @@ class Scribe:
         self._followers: dict[str, Follower] = {}
         self._unregistered: set[str] = set()  # followers whose position has not been read from the database yet
         self._passed_over: set[str] = set()  # closed, damaged or unreadable files: looked at once
+        self._is_file_gone = False  # the database may know segments that are no more
         self._voids: dict[bytes, int] = {}
         self._key_files: dict[str, _KeyFile] = {}
         self._alarms: list[str] = []
@@ -152,7 +153,8 @@ class Scribe:
             follower.moved_to(self._hints.pop(name, journal.HEADER_BYTES))
             self._followers[name] = follower
             self._unregistered.add(name)
-        for name in self._followers.keys() - names:  # shipped by an earlier life of ours
+        for name in self._followers.keys() - names:
+            self._is_file_gone = True
             self._forget(name)
         self._passed_over &= names
 
@@ -166,6 +168,7 @@ class Scribe:
             self._connection = self._connect()
             self._ingester = Ingester(self._connection, self._options.node)
             self._unregistered = set(self._followers)
+            self._is_file_gone = True
             self._ahead_at = 0.0
         if time.monotonic() >= self._ahead_at:
             self._ingester.make_partitions_ahead()
@@ -184,6 +187,8 @@ class Scribe:
 
     def _register(self) -> None:
         """Give new segments their row, and take position and void from it."""
+        if self._is_file_gone:
+            self._miss_files()
         for name in sorted(self._unregistered):
             follower = self._followers[name]
             header = follower.header
@@ -207,6 +212,21 @@ class Scribe:
                 if state != "damaged":
                     self._shipper.put(uuid, name)
         self._unregistered.clear()
+
+    def _miss_files(self) -> None:
+        """Rows of segments whose file is gone: made ahead and removed unused by their gateway, or lost."""
+        rows = self._execute(
+            "SELECT uuid, path, position FROM audit_journalsegment WHERE node = %s AND state = 'open'", (self._options.node,)
+        ).fetchall()
+        for uuid, name, position in rows:
+            if (self._directory / name).exists():
+                continue
+            if position == journal.HEADER_BYTES:
+                self._execute("DELETE FROM audit_journalsegment WHERE uuid = %s AND position = %s", (uuid, position))
+            else:
+                self._execute("UPDATE audit_journalsegment SET state = 'damaged' WHERE uuid = %s", (uuid,))
+                self._alarm(Alarm("damage", str(uuid), position, f"{name} is gone before it was finished"))
+        self._is_file_gone = False
 
     def _find_voids(self) -> None:
         for follower in self._followers.values():

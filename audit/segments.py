@@ -98,7 +98,10 @@ class Follower:
             self._is_peeked = self.is_dead or journal.group_length(data, 0) > len(data)  # a void group is small
             return []
         self._is_peeked = True
-        return [journal.decode_void(entry) for entry in journal.iterate_entries(group) if entry.type == journal.EntryType.VOID]
+        try:
+            return [journal.decode_void(entry) for entry in journal.iterate_entries(group) if entry.type == journal.EntryType.VOID]
+        except journal.DamagedEntry:  # a void group is made of voids alone: this is another
+            return []
 
     def read(self) -> Reading:
         """The groups from `position` on that may be ingested. Call `check_alive` before, and look for voids in between."""

@@ -84,7 +84,7 @@ def make_time_id(time_us: int) -> bytes:
 def read_entries(path: Path) -> list[journal.Entry]:
     """All entries of all finished segments in a directory, voids honoured, as the scribe would take them."""
     followers = [Follower(file) for file in sorted(path.glob("*.seg"))]
-    voids = {}
+    voids: dict[bytes, int] = {}
     for follower in followers:
         assert not follower.check_alive(), f"{follower.path.name} is still locked"
         voids.update(follower.find_voids())

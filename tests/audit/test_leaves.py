@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import entries, ids, journal, leaves, payloads, rowformat
-from tests.audit.calls import MASTER_KEY, make_call, make_refusal
+from tests.audit.calls import MASTER_KEY, make_call, make_refusal, make_time_id
 
 texts = st.text(max_size=200) | st.text(st.characters(min_codepoint=0, max_codepoint=0x2FFFF), max_size=40)
 
@@ -101,7 +101,7 @@ def test_callers_appear_under_another_name_each_month() -> None:
     november = 1_795_000_000_000_000
     names = set()
     for month in range(3):
-        call = make_call(record_id=ids.IdSource(lambda month=month: november + month * 31 * 86_400_000_000).new())
+        call = make_call(record_id=make_time_id(november + month * 31 * 86_400_000_000))
         leaf = bytes(encode(call).leaf)
         names.add(json.loads(leaf)["a"]["p"])
         for secret in (b"ada", b"dbk_", b"demo", b"127.0.0"):

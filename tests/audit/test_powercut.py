@@ -102,10 +102,9 @@ def test_the_sync_returns_before_the_answers_first_byte(tmp_path: Path) -> None:
     if strace is None:
         pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
-    with served(tmp_path / "journal", strace, "-f", "-qq", "-s", "64", "-e", "trace=pwritev,pwritev2,fdatasync,sendto,write", "-o", str(trace)) as (
-        process,
-        connection,
-    ):
+    calls = "trace=pwritev,pwritev2,fdatasync,sendto,write"
+    watched = served(tmp_path / "journal", strace, "-f", "-qq", "-s", "64", "-e", calls, "-o", str(trace))
+    with watched as (process, connection):
         stream = connection.makefile("rw")
         for number in range(20):
             stream.write(f"request {number}\n")
