@@ -12,15 +12,20 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
-COMMA := ,
 
 .PHONY: run test lint bench clean requirements python
 
 run: $(VENV)/.worker
 	@DEMO=$${DEMO:-1} exec $(BIN)/python manage.py up
 
+# Two runs: what measures times or kills processes wants the machine for itself.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(ARGS)
+ifdef ARGS
+	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not end_to_end and not browser and not faults"
+	$(BIN)/python -m pytest -m "end_to_end or browser or faults" -o faulthandler_timeout=600
+endif
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -58,6 +58,7 @@ TUNING = {
     "jit": "off",
     "huge_pages": "off",
     "log_min_messages": "warning",
+    "log_checkpoints": "off",
     "log_line_prefix": "",
     "log_timezone": "UTC",
     "timezone": "UTC",
@@ -108,6 +109,7 @@ def prepare(var_dir: Path, sockets: Path, *, say: Say = print) -> Place:
     sockets: an empty directory of ours, given to the server's user. A crash at any instant leaves either no cluster or a whole
     one: it is made in a temporary directory and renamed. Raises PostgresFailed.
     """
+    _remove_orphans(Path(tempfile.gettempdir()), say)
     home = var_dir / "pg"
     if not home.exists():
         home.mkdir()
@@ -228,6 +230,18 @@ def _data_place(home: Path, user: str | None) -> Path:
     data = parent / "data"
     write_private(remembered, f"{data}\n")
     return data
+
+
+def _remove_orphans(temporary: Path, say: Say) -> None:
+    """Delete the data of portals whose VAR_DIR lay in the temporary directory and is gone.
+
+    Only those: a VAR_DIR that is missing elsewhere may be on a disk that isn't mounted now.
+    """
+    for mark in SHARED.glob("*/belongs-to"):
+        owner = Path(mark.read_text().strip())
+        if owner.is_relative_to(temporary) and not owner.exists():
+            say(f"removing the database of {owner}, which is gone")
+            shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _initialise(binaries: Path, data: Path, password: str, user: str | None) -> None:

@@ -36,7 +36,8 @@ class Program:
     """One thing to keep running.
 
     died_signal: what it gets when the supervisor dies without stopping it. ports: must be free before it starts; a listener
-    left over from its last life would share the port silently (SO_REUSEPORT).
+    left over from its last life would share the port silently (SO_REUSEPORT). muted: lines that hold one of these aren't shown,
+    for warnings about what doesn't matter here.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Program:
     stop_grace_s: float = 20.0
     user: str | None = None
     ports: tuple[int, ...] = ()
+    muted: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -150,7 +152,8 @@ class Child:
             return
 
     def _say(self, line: str) -> None:
-        self._output.say(self.program.name, line)
+        if not any(part in line for part in self.program.muted):
+            self._output.say(self.program.name, line)
 
 
 class Supervisor:

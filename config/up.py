@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Portal:
 
     async def start(self) -> None:
         """Until everything is ready. Raises StartFailed, PostgresFailed or RedisFailed."""
+        self.say(f"starting in {self.var_dir}")
         self.environment = agreed_environment(self.settings)
         await self._start_postgres()
         await self._start_redis()
@@ -114,7 +116,7 @@ class Portal:
             self.say("using the Redis of REDIS_URL")
             return
         place = embedded_redis.prepare(self.sockets / "redis")
-        child = self.supervisor.start(Program("redis", tuple(place.command())))
+        child = self.supervisor.start(Program("redis", tuple(place.command()), muted=("Memory overcommit must be enabled",)))
         self.environment["REDIS_URL"] = place.url
         await asyncio.to_thread(
             embedded_redis.wait_until_ready, place, timeout_s=30, is_alive=lambda: child.ended < 2 and not self.stopping
@@ -127,7 +129,7 @@ class Portal:
         web = (*granian, "wsgi", "--port", str(self.settings.PORT), "--blocking-threads", "4", "config.web:application")
         gateway = (
             *(*granian, "rsgi", "--port", str(self.settings.GATEWAY_PORT), "--runtime-threads", "1", "--loop", "uvloop"),
-            *("--backlog", "2048", "--workers-kill-timeout", "15", "config.gateway:app"),
+            *("--workers-kill-timeout", "15", "config.gateway:app"),
         )
         return [
             self._program("scribe", "manage.py", "scribe"),
@@ -220,7 +222,18 @@ async def _find_reason(client: httpx.AsyncClient, url: str) -> str | None:
         answer = await client.get(url)
     except httpx.HTTPError as error:
         return "not answering yet" if isinstance(error, httpx.ConnectError) else type(error).__name__
-    return None if answer.status_code == 200 else answer.text.strip()[:200] or f"status {answer.status_code}"
+    return None if answer.status_code == 200 else _shorten(answer)
+
+
+def _shorten(answer: httpx.Response) -> str:
+    """The parts of a door's `/readyz` that aren't well, in a few words."""
+    try:
+        found = answer.json()
+        parts = [*found.get("missing", ()), *(f"{name} {word}" for name, word in found.get("checks", {}).items() if word != "ok")]
+        parts += [f"model {name} {state}" for name, state in found.get("models", {}).items() if state == "coming"]
+    except (ValueError, AttributeError):
+        parts = [answer.text.strip()]
+    return ", ".join(filter(None, parts))[:300] or f"status {answer.status_code}"
 
 
 def check_machine(settings: Any) -> None:
@@ -258,11 +271,16 @@ async def _run(settings: Any, output: Output, sockets: Path) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
+    first_asked = 0.0
+
     def ask() -> None:
-        if asked.is_set():
+        nonlocal first_asked
+        if not asked.is_set():
+            first_asked = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first_asked > 1.0:  # one Ctrl-C may reach us twice, from the terminal and from make
             output.say("daybook", "asked again, ending everything now")
             supervisor.kill()
-        asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup

@@ -1,7 +1,9 @@
 """What every test may use. Servers are real; each xdist worker has a database, Redis prefix, directory and ports of its own."""
 
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -10,12 +12,35 @@ from django.conf import settings
 from config.settings.base import database
 from tests import servers
 
+TESTS = Path(__file__).resolve().parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The controller of xdist starts the servers, before the workers copy its environment."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         servers.postgres_url()
         servers.redis_url()
+
+
+KINDS = ("end_to_end", "browser", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests are marked by the directory they lie in."""
+    for item in items:
+        for kind in KINDS:
+            if (TESTS / kind) in item.path.parents:
+                item.add_marker(kind)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI nothing may be skipped for want of a part."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI doesn't accept: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")
