@@ -125,7 +125,7 @@ def catalog_page(user: Any, search: Search, *, now: datetime) -> CatalogPage:
     num_pages = max(1, -(-total // PAGE_SIZE))
     search = replace(search, page=min(search.page, num_pages))
     start = (search.page - 1) * PAGE_SIZE
-    shown = list(ranked(found, search, now=now).with_lists()[start : start + PAGE_SIZE])
+    shown = list(ranked(found, search, now=now, fuzzy=is_fuzzy).with_lists()[start : start + PAGE_SIZE])
     counts = count_facets(entries, search, fuzzy=is_fuzzy)
     labels = _tag_labels(counts, search)
     return CatalogPage(

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib.postgres.search import SearchQuery, SearchRank, SearchVector, TrigramWordSimilarity
+from django.contrib.postgres.search import SearchQuery, SearchRank, SearchVector, TrigramSimilarity, TrigramWordSimilarity
 from django.db.models import Case, Count, F, FloatField, Func, IntegerField, Q, Value, When
 from django.db.models.functions import Cast, Extract, Greatest, Lower
 from django.http import QueryDict
@@ -126,8 +126,11 @@ def find(entries: EntryQuerySet, search: Search, *, fuzzy: bool = False) -> Entr
     )
 
 
-def ranked(found: EntryQuerySet, search: Search, *, now: datetime) -> EntryQuerySet:
+def ranked(found: EntryQuerySet, search: Search, *, now: datetime, fuzzy: bool = False) -> EntryQuerySet:
     """`found` in the order that the search asks for; ties by name, so that pages never overlap."""
+    if fuzzy:
+        by_likeness: EntryQuerySet = _with_likeness(found, search.text).order_by("-likeness", "-closeness", "-calls", "slug")
+        return by_likeness
     if search.sort == "name":
         return found.order_by(Lower("name"), "slug")
     if search.sort == "newest":
@@ -173,7 +176,7 @@ def count_facets(entries: EntryQuerySet, search: Search, *, fuzzy: bool = False)
 def nearest_names(entries: EntryQuerySet, text: str, limit: int = 3) -> list[Entry]:
     """Names that look like `text`, best first: for the page without results."""
     likely = _with_likeness(entries.exclude(lifecycle="retired"), text).filter(likeness__gte=0.25)
-    return list(likely.order_by("-likeness", "-calls", "slug")[:limit])
+    return list(likely.order_by("-likeness", "-closeness", "-calls", "slug")[:limit])
 
 
 def _only_chosen(entries: EntryQuerySet, search: Search) -> EntryQuerySet:
@@ -193,7 +196,10 @@ def _parsed(text: str) -> SearchQuery:
 
 def _with_likeness(entries: EntryQuerySet, text: str) -> Any:
     value = text.lower()
-    return entries.alias(likeness=Greatest(TrigramWordSimilarity(value, Lower("slug")), TrigramWordSimilarity(value, Lower("name"))))
+    return entries.alias(
+        likeness=Greatest(TrigramWordSimilarity(value, Lower("slug")), TrigramWordSimilarity(value, Lower("name"))),
+        closeness=Greatest(TrigramSimilarity(Lower("slug"), value), TrigramSimilarity(Lower("name"), value)),
+    )
 
 
 def _unnested(entries: EntryQuerySet) -> list[tuple[str, int]]:

@@ -51,12 +51,22 @@ class ReportedVersion:
 
 
 def publish_served_entry(
-    *, name: str, actor: str, summary: str = "", tags: Sequence[str] = (), access: str = "key", team: str = "", **card: Any
+    *,
+    name: str,
+    actor: str,
+    summary: str = "",
+    tags: Sequence[str] = (),
+    access: str = "key",
+    title: str = "",
+    team: str = "",
+    class_names: Sequence[str] = (),
+    **card: Any,
 ) -> Entry:
     """Give a model that is served as `name` its entry, or bring the one back that was retired under this name.
 
-    tags: keys such as `task:image-classification`. card: fields of CARD_FIELDS and STATE_FIELDS. What isn't given stays as it was.
-    The actor becomes owner of a new entry when a user has that name. Raises InvalidEntry.
+    title: what people call it; the name at first. tags: keys such as `task:image-classification`. class_names: of the scores it
+    gives, in their order. card: further fields of CARD_FIELDS and STATE_FIELDS. What isn't given stays as it was. The actor
+    becomes owner of a new entry when a user has that name. Raises InvalidEntry.
     """
     _check_name(name)
     _check_choice("access", access, Entry.Access.values)
@@ -64,7 +74,7 @@ def publish_served_entry(
     owner = get_user_model().objects.filter(username=actor).first()
     with transaction.atomic():
         entry, created = Entry.objects.get_or_create(
-            slug=name, defaults={"name": card.get("name") or name, "kind": Entry.Kind.SERVED, "owner": owner, "access": access}
+            slug=name, defaults={"name": name, "kind": Entry.Kind.SERVED, "owner": owner, "access": access}
         )
         if not created and entry.kind != Entry.Kind.SERVED:
             raise InvalidEntry("name", f"{name!r} is an outside API in the catalog, expected another name")
@@ -74,6 +84,10 @@ def publish_served_entry(
             entry.lifecycle = Entry.Lifecycle.PRODUCTION
         if summary:
             entry.summary = summary
+        if title:
+            entry.name = title
+        if class_names:
+            entry.class_names = list(class_names)
         if team:
             entry.team = Team.objects.get_or_create(slug=team, defaults={"name": team})[0]
         for field, value in card.items():

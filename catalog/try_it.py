@@ -13,7 +13,7 @@ from .openapi.examples import takes_examples
 from .openapi.tagging import input_modality
 from .signatures import Signature, TensorSpec
 
-Widget = Literal["draw", "picture", "numbers", "vector", "text", "choice", "json"]
+Widget = Literal["draw", "picture", "numbers", "vector", "text", "choice", "example", "json"]
 MAX_FIELDS = 40  # numbers beside each other; wider vectors are typed as JSON
 _MAX_DRAWN = 64  # pixels a side
 
@@ -44,10 +44,20 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What the drawing of an answer wants to know of an output."""
+
+    name: str
+    kind: str
+    is_scalar: bool  # one value a row
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     signature: str
     rows: bool  # send `instances`; otherwise `inputs`
     fields: tuple[Field, ...]
+    outputs: tuple[Output, ...]
 
 
 def make_form(
@@ -77,7 +87,11 @@ def make_form(
         )
         for alias, spec in signature.inputs.items()
     )
-    return Form(signature=name, rows=rows, fields=fields)
+    outputs = tuple(
+        Output(alias, spec.kind, spec.shape is not None and math.prod(spec.shape[1:] if rows else spec.shape) == 1)
+        for alias, spec in signature.outputs.items()
+    )
+    return Form(signature=name, rows=rows, fields=fields, outputs=outputs)
 
 
 def _field(
@@ -97,6 +111,8 @@ def _field(
     many = False
     if picture is not None:
         widget = "draw" if picture.channels <= 1 and max(picture.height, picture.width) <= _MAX_DRAWN else "picture"
+    elif opaque and rows:
+        widget = "example"
     elif opaque or shape is None or any(size < 0 for size in shape):
         widget = "json"
     elif math.prod(shape) == 1:

@@ -33,7 +33,7 @@ class _PolicyMixin:
 
 
 class RegisterForm(_PolicyMixin, forms.Form):
-    name = forms.CharField(max_length=100, validators=[NAME], help_text="The name callers use in /v1/models/<name>.")
+    name = forms.CharField(max_length=100, validators=[NAME], help_text="The name callers use in /v1/models/NAME.")
     base_path = forms.CharField(
         label="Model directory",
         max_length=1000,

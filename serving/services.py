@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import msgspec
 import numpy as np
-from audit.acts import record_act
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from audit.acts import record_act
 from catalog import services as catalog_services
 
 from .engine.errors import InvalidOptions
@@ -81,7 +81,9 @@ def create_deployment(
             answer_labels=list(answer_labels),
             created_by=actor,
         )
-        catalog_services.publish_served_entry(name=name, actor=actor, summary=summary, access=access, tags=list(tags))
+        catalog_services.publish_served_entry(
+            name=name, actor=actor, summary=summary, access=access, tags=list(tags), class_names=list(answer_labels)
+        )
         record_act(kind="deployment.created", actor=actor, subject=name, details={"base_path": path, "policy": deployment.policy})
         publish()
         transaction.on_commit(_nudge_workers)

@@ -28,7 +28,9 @@ def derive_tags(signatures: Mapping[str, Signature], *, class_names: Sequence[st
         found[f"framework:{framework}"] = f"loaded by the {framework} loader"
     for name, signature in sorted(signatures.items()):
         takes = dict(_inputs(signature))
-        gives = dict(_outputs(signature, class_names))
+        gives: dict[str, str] = {}
+        for modality, reason in sorted(_outputs(signature, class_names), key=lambda found: "one score for each" not in found[1]):
+            gives.setdefault(modality, reason)
         for modality, reason in takes.items():
             found.setdefault(f"modality-in:{modality}", f"{reason} ({name})")
         for modality, reason in gives.items():

@@ -14,7 +14,7 @@ customElements.define(
       }
       const text = pre.textContent;
       const root = document.createElement("div");
-      root.append(this.draw(value, 0));
+      root.append(this.draw(value, 0, ""));
       const copy = document.createElement("copy-button");
       copy.dataset.text = text;
       copy.dataset.what = "JSON";
@@ -23,24 +23,40 @@ customElements.define(
       this.addEventListener("keydown", (event) => this.key(event));
     }
 
-    draw(value, depth) {
+    draw(value, depth, key) {
+      if (key !== "") {
+        const line = document.createDocumentFragment();
+        const plain = value === null || typeof value !== "object" || !Object.keys(value).length || this.isRow(value);
+        if (plain) line.append(this.span("key", `${JSON.stringify(key)}: `));
+        line.append(plain ? this.draw(value, depth, "") : this.fold(value, depth, key));
+        return line;
+      }
       if (value === null || typeof value === "boolean") return this.span("word", String(value));
       if (typeof value === "number") return this.span("number", String(value));
       if (typeof value === "string") return this.span("string", JSON.stringify(value));
-      const list = Array.isArray(value);
-      const entries = list ? value.map((item, index) => [index, item]) : Object.entries(value);
-      if (!entries.length) return document.createTextNode(list ? "[]" : "{}");
-      // A row of numbers reads best as a row.
-      if (list && entries.length <= 16 && value.every((item) => item === null || typeof item !== "object")) {
+      if (!Object.keys(value).length) return document.createTextNode(Array.isArray(value) ? "[]" : "{}");
+      if (this.isRow(value)) {
         const row = document.createElement("span");
         row.append("[");
-        entries.forEach(([index, item]) => row.append(index ? ", " : "", this.draw(item, depth + 1)));
+        value.forEach((item, index) => row.append(index ? ", " : "", this.draw(item, depth + 1, "")));
         row.append("]");
         return row;
       }
+      return this.fold(value, depth, "");
+    }
+
+    // A short list of plain values reads best as a row.
+    isRow(value) {
+      return Array.isArray(value) && value.length <= 64 && value.every((item) => item === null || typeof item === "number" || typeof item === "boolean");
+    }
+
+    fold(value, depth, key) {
+      const list = Array.isArray(value);
+      const entries = list ? value.map((item, index) => [index, item]) : Object.entries(value);
       const fold = document.createElement("details");
-      fold.open = depth < 2 && entries.length <= 50;
+      fold.open = depth < 3 && entries.length <= 50;
       const summary = document.createElement("summary");
+      if (key !== "") summary.append(this.span("key", `${JSON.stringify(key)}: `));
       summary.append(list ? "[" : "{", this.span("peek", list ? " … ]" : " … }"), this.span("n", ` ${entries.length}`));
       const body = document.createElement("div");
       body.className = "json__body";
@@ -55,8 +71,7 @@ customElements.define(
       for (const [key, item] of entries.slice(from, from + 50)) {
         const line = document.createElement("div");
         line.className = "json__line";
-        if (!list) line.append(this.span("key", `${JSON.stringify(key)}: `));
-        line.append(this.draw(item, depth + 1));
+        line.append(this.draw(item, depth + 1, list ? "" : key));
         body.append(line);
       }
       if (entries.length <= from + 50) return;

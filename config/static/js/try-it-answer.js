@@ -91,9 +91,10 @@
         this.replaceChildren(notice);
       }
 
-      show({ status, text, headers, elapsed, body, config }) {
+      show({ status, text, headers, elapsed, body, outputs, config }) {
         clearTimeout(this.timer);
         this.config = config;
+        this.outputs = new Map(outputs.map((output) => [output.name, output]));
         const parts = [];
         let answer;
         try {
@@ -138,19 +139,44 @@
             box.append(this.headline(pairs), bars(this.ordered(pairs)));
             return box;
           }
+          const winner = this.winner(row);
           for (const [name, value] of Object.entries(row)) {
+            if (winner && name !== winner.name && winner.says(bare(value), this.outputs.get(name))) continue; // the headline says it
             const part = make("div", "answer__output");
-            part.append(make("p", "label", name), this.value(value));
+            part.append(make("p", "label", name), this.value(value, this.outputs.get(name)));
             box.append(part);
           }
           return box;
         }
-        box.append(this.value(row));
+        box.append(this.value(row, this.outputs.size === 1 ? [...this.outputs.values()][0] : undefined));
         return box;
       }
 
-      value(value) {
+      // The output that scores the classes, and whether another output only repeats which class won.
+      winner(row) {
+        for (const [name, value] of Object.entries(row)) {
+          const pairs = this.named(bare(value));
+          if (!pairs) continue;
+          const [label] = best(pairs);
+          const place = this.config.class_names.indexOf(label);
+          return { name, says: (other, output) => output?.is_scalar && (other === label || (output.kind === "integer" && other === place)) };
+        }
+        return null;
+      }
+
+      value(value, output) {
         value = bare(value);
+        const names = this.config.class_names;
+        if (output?.is_scalar && output.kind === "integer" && names[value] !== undefined) {
+          const line = make("p", "answer__value", names[value]);
+          line.append(" ", make("small", "", figure(value)));
+          return line;
+        }
+        if (output?.is_scalar && output.kind === "float" && value >= 0 && value <= 1 && /score|prob|risk|confidence/i.test(output.name)) {
+          const box = make("div", "stack");
+          box.append(make("p", "answer__value", figure(value)), this.gauge(value));
+          return box;
+        }
         const pairs = this.named(value);
         if (pairs) {
           const box = make("div", "stack");
@@ -162,6 +188,13 @@
         if (typeof value === "string") return make("p", value.length > 60 ? "answer__text" : "answer__value", value);
         if (value && typeof value === "object" && "b64" in value) return make("p", "mono small", `${Math.floor((value.b64.length * 3) / 4)} bytes, base64`);
         return this.raw(value);
+      }
+
+      // A share of one as a bar of its own.
+      gauge(value) {
+        const svg = draw("svg", { viewBox: "0 0 100 14", preserveAspectRatio: "none", class: "gauge", "aria-hidden": "true" });
+        svg.append(draw("rect", { width: 100, height: 14 }), draw("rect", { width: (100 * value).toFixed(2), height: 14, "data-part": "value" }));
+        return svg;
       }
 
       several(rows, instances) {
@@ -191,6 +224,10 @@
         }
         if (isNumber(value)) return figure(value);
         if (typeof value === "string") return value;
+        if (value && typeof value === "object" && !Array.isArray(value))
+          return Object.entries(value)
+            .map(([name, each]) => `${name} ${this.short(each)}`)
+            .join(", ");
         const text = JSON.stringify(value);
         return text.length > 60 ? `${text.slice(0, 58)}…` : text;
       }

@@ -72,6 +72,17 @@
       get: (place, field) => nested([place.querySelector("input").checked], field.row_shape),
       set: (place, value) => (place.querySelector("input").checked = Boolean([value].flat(Infinity)[0])),
     },
+    example: {
+      get(place, field) {
+        const input = place.querySelector("example-input");
+        try {
+          return { b64: input.value };
+        } catch (error) {
+          throw new Wrong(input.querySelector("textarea"), `${field.name}: ${error.message}.`);
+        }
+      },
+      set: (place, value) => (place.querySelector("example-input").features = value),
+    },
     json: {
       get(place, field) {
         const input = place.querySelector("textarea");
@@ -110,9 +121,19 @@
             const rows = field.many && this.config.examples.find((example) => example.signature === form.signature)?.request.instances;
             if (field.initial !== null) widgets[field.widget].set(this.place(form, field), rows || field.initial);
           }
+        this.suggestExamples();
         // A drawing starts empty: an example's pixels would invite nobody to draw.
         for (const pad of this.querySelectorAll("draw-pad")) pad.value = null;
         this.showSamples();
+      }
+
+      // A tf.Example has no schema to make a form of, but its features are mostly named like the inputs of the default signature.
+      suggestExamples() {
+        const features = {};
+        for (const field of this.config.forms[0].fields)
+          if (field.initial !== null && field.widget !== "example") features[field.name] = [field.initial].flat(Infinity);
+        for (const form of this.config.forms)
+          for (const field of form.fields) if (field.widget === "example") widgets.example.set(this.place(form, field), features);
       }
 
       get current() {
@@ -210,7 +231,8 @@
         const names = this.current.fields.map((field) => field.name);
         const row = request.instances?.[0];
         if (row !== undefined) {
-          if (row && typeof row === "object" && !Array.isArray(row) && Object.keys(row).every((name) => names.includes(name))) return row;
+          if (row && typeof row === "object" && !Array.isArray(row) && !("b64" in row)) return Object.keys(row).every((name) => names.includes(name)) ? row : null;
+          if (this.current.fields.some((field) => field.widget === "example")) return null; // serialized: shown as it is
           return names.length === 1 ? { [names[0]]: row } : null;
         }
         const inputs = request.inputs;
@@ -295,7 +317,8 @@
           this.kept = null; // the site's secret changed, or the clock did
           return this.send(body, false);
         }
-        this.view.show({ status: answer.status, text, headers: answer.headers, elapsed, body, config: this.config });
+        const { outputs } = this.config.forms.find((form) => form.signature === (body.signature_name || DEFAULT_SIGNATURE)) ?? { outputs: [] };
+        this.view.show({ status: answer.status, text, headers: answer.headers, elapsed, body, outputs, config: this.config });
       }
 
       // Kept for four of its five minutes.

@@ -64,6 +64,7 @@
       disconnectedCallback() {
         document.removeEventListener("daybook:theme", this.ontheme);
         this.media.removeEventListener("change", this.ontheme);
+        this.resized?.disconnect();
         this.result?.finalize();
       }
 
@@ -72,6 +73,8 @@
         if (!source || !globalThis.vegaEmbed) return;
         await document.fonts.ready;
         const spec = resolve(JSON.parse(source.textContent));
+        this.inset = (spec.padding?.left ?? 0) + (spec.padding?.right ?? 0);
+        spec.width = this.room;
         spec.config = { ...config(), ...(spec.config || {}) };
         this.result?.finalize();
         try {
@@ -88,7 +91,19 @@
           return;
         }
         this.dataset.drawn = "";
+        this.resized ??= new ResizeObserver(() => this.fit());
+        this.resized.observe(this);
         if (this.dataset.link) this.follow(this.result.view);
+      }
+
+      // What is left of the element's width for the plot itself.
+      get room() {
+        return Math.max(120, this.clientWidth - this.inset);
+      }
+
+      fit() {
+        const view = this.result?.view;
+        if (view && view.width() !== this.room) view.width(this.room).runAsync();
       }
 
       follow(view) {
