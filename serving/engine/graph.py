@@ -1,7 +1,8 @@
 """What a signature's runs do besides computing: found by following the graph from its outputs, functions included.
 
 A run that changes a variable or a table may not be repeated, and one that draws random numbers may not be shared: neither can be
-learned by trying without doing harm, or at all when the draw seldom matters.
+learned by trying without doing harm, or at all when the draw seldom matters. A run with a loop may never end, and has to be run so
+that its timeout can break it off.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ _WRITES = ("Assign", "Scatter", "ResourceScatter", "ResourceApply", "ResourceSpa
            "TensorListPushBackBatch", "MutableHashTableInsert", "IteratorGetNext", "WriteFile", "WriteSummary")  # fmt: skip
 _PURE = ("ScatterNd", "ScatterNdNonAliasingAdd", "ApplyCustom", "TensorListPushBackBatch")
 _DRAWS = ("Random", "Stateful", "TruncatedNormal", "Multinomial", "ParameterizedTruncatedNormal", "SampleDistortedBoundingBox", "Rng")
+_LOOPS = frozenset({"While", "StatelessWhile", "For", "Enter", "RefEnter", "BatchFunction", "RemoteCall", "DatasetReduce", "ReduceDataset"})
 _NOT_DRAWS = ("StatefulPartitionedCall", "RandomDataset", "RandomCrop")
 
 
@@ -28,8 +30,18 @@ class _Node(NamedTuple):
     functions: tuple[str, ...]
 
 
-def find_side_effects(graph: memoryview, outputs: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """By signature, a sentence why its runs can't be shared or repeated; signatures without such ops are left out.
+class RunFacts(NamedTuple):
+    """What a signature's runs do. `side_effect` is a sentence why they can't be shared or repeated, "" when nothing was found."""
+
+    side_effect: str
+    loops: bool
+
+
+UNREAD = RunFacts("", True)  # what is assumed of a graph that can't be followed
+
+
+def find_run_facts(graph: memoryview, outputs: Mapping[str, Sequence[str]]) -> dict[str, RunFacts]:
+    """What each signature's runs do.
 
     graph: a serialized GraphDef. outputs: by signature, names of graph tensors ("node:0"). Raises wire.Malformed, DecodeError.
     """
@@ -43,9 +55,9 @@ def find_side_effects(graph: memoryview, outputs: Mapping[str, Sequence[str]]) -
             functions.update(_read_function(function) for number, _, function in walk(part) if number == _FUNCTION)
     found = {}
     for signature, tensors in outputs.items():
-        op = next((op for op in _reach(nodes, functions, tensors) if _effect(op)), None)
-        if op is not None:
-            found[signature] = f"its runs {_effect(op)} ({op})"
+        ops = set(_reach(nodes, functions, tensors))
+        effects = sorted(f"its runs {_effect(op)} ({op})" for op in ops if _effect(op))
+        found[signature] = RunFacts(effects[0] if effects else "", not ops.isdisjoint(_LOOPS))
     return found
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from .batch import BatchRule
@@ -99,6 +99,8 @@ class Manager:
         self._reserved: dict[ServableKey, int] = {}  # bytes promised to loads under way
         self._generation = 0
         self._closed = False
+        self._loaders: dict[str, Future[Loader]] = {}  # by platform
+        self._prepare_pool = ThreadPoolExecutor(1, "prepare")
         self._load_pool = ThreadPoolExecutor(num_load_threads, "load", initializer=_be_nice)
         self._unload_pool = ThreadPoolExecutor(1, "unload", initializer=_be_nice)
 
@@ -118,6 +120,10 @@ class Manager:
         with self._lock:
             if self._closed:
                 return
+            for model in desired.values():
+                # A loader may start threads that serve later, which mustn't inherit the niceness of a load thread.
+                if model.platform not in self._loaders or _has_raised(self._loaders[model.platform]):
+                    self._loaders[model.platform] = self._prepare_pool.submit(self._find_loader, model.platform)
             self._models = desired
             self._scans = {name: found for name, found in self._scans.items() if name in desired}
         self.poll(self._clock())
@@ -204,6 +210,7 @@ class Manager:
             self._closed = True
         self._load_pool.shutdown(wait=drained, cancel_futures=True)
         self._unload_pool.shutdown(wait=drained, cancel_futures=True)
+        self._prepare_pool.shutdown(wait=drained, cancel_futures=True)
         return drained
 
     # Convergence: all of it under the lock
@@ -344,7 +351,7 @@ class Manager:
 
     def _load_and_probe(self, version: Version, files: tuple[object, ...]) -> tuple[Servable, Mapping[str, BatchRule]]:
         model, key = version.model, version.key
-        loader = self._find_loader(model.platform)
+        loader = self._loaders[model.platform].result()
         request = LoadRequest(key.name, key.version, version.path, model.tags)
         self._reserve(key, loader.estimate_bytes(request))
         servable = loader.load(request)
@@ -412,6 +419,10 @@ class Manager:
         versions.sort(key=lambda version: -version.version)
         code, text = found.fault or (Code.OK, "")
         return ModelStatus(name, code.name, text, tuple(versions))
+
+
+def _has_raised(future: "Future[Loader]") -> bool:
+    return future.done() and future.exception() is not None
 
 
 def _be_nice() -> None:

@@ -20,7 +20,7 @@ from serving.protocol.protos.tensor_pb2 import TensorProto
 
 from .dtypes import NAMES, numpy_dtype
 from .errors import Code, InvalidModel
-from .graph import find_side_effects
+from .graph import UNREAD, RunFacts, find_run_facts
 from .servable import Signature, TensorSpec
 from .wire import Malformed, walk
 
@@ -32,15 +32,12 @@ _SMALL = (1, 5)  # the fields of MetaGraphDef that are parsed: meta_info_def, si
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What a SavedModel directory says of one of its graphs.
-
-    side_effects: by signature, why its runs may not be repeated or shared, found by reading the graph; absent = nothing found.
-    """
+    """What a SavedModel directory says of one of its graphs. `facts` by signature."""
 
     tags: tuple[str, ...]
     tensorflow_version: str
     signatures: Mapping[str, Signature]
-    side_effects: Mapping[str, str]
+    facts: Mapping[str, RunFacts]
 
 
 def read_savedmodel(path: str, tags: Iterable[str]) -> ModelFiles:
@@ -114,11 +111,11 @@ def _describe(path: str, meta_graph: MetaGraphDef, graph: memoryview) -> ModelFi
         raise InvalidModel(f"{path} has no signatures: nothing in it can be called")
     try:
         fetched = {name: [spec.name for spec in signature.outputs.values()] for name, signature in signatures.items()}
-        effects = find_side_effects(graph, fetched)
+        facts = find_run_facts(graph, fetched) if len(graph) else dict.fromkeys(signatures, UNREAD)
     except (Malformed, DecodeError) as error:
         raise InvalidModel(f"the graph in {path} can't be read: {error}") from error
     info = meta_graph.meta_info_def
-    return ModelFiles(tuple(info.tags), info.tensorflow_version, signatures, effects)
+    return ModelFiles(tuple(info.tags), info.tensorflow_version, signatures, facts)
 
 
 def _signature(name: str, definition: SignatureDef) -> Signature:

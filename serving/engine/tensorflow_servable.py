@@ -8,11 +8,11 @@ from threading import Lock
 import numpy as np
 
 from .dtypes import NAMES, NUMBERS, numpy_dtype
-from .errors import InvalidInput, InvalidModel, RunFailed, UnknownSignature
+from .errors import Code, InvalidInput, InvalidModel, RunFailed, UnknownSignature
 from .registry import LoadRequest
 from .savedmodel import ModelFiles, digest_files, read_savedmodel
 from .servable import Arrays, Servable, Signature
-from .tensorflow_c import Functions, Session, Status, TfOutput, get_functions, load_op_library, session_config
+from .tensorflow_c import Functions, Session, Status, TfOutput, get_functions, load_op_library, session_config, start_pools
 from .tensorflow_tensor import check_strings, new_tensor, take_tensor
 
 MEMORY_PER_BYTE = 1.2  # of the files on disk; TensorFlow Serving's estimate
@@ -34,9 +34,10 @@ class _Frame:
 class _Plan:
     """One signature with one output filter, ready to run."""
 
-    __slots__ = ("defaults", "feeds", "fetches", "frames", "inputs", "num_inputs", "num_outputs", "outputs")
+    __slots__ = ("defaults", "feeds", "fetches", "frames", "inputs", "num_inputs", "num_outputs", "outputs", "pooled")
 
-    def __init__(self, session: Session, signature: Signature, aliases: Iterable[str]) -> None:
+    def __init__(self, session: Session, signature: Signature, aliases: Iterable[str], pooled: bool) -> None:
+        self.pooled = pooled
         self.inputs = [(alias, NUMBERS[spec.dtype], numpy_dtype(spec.dtype)) for alias, spec in signature.inputs.items()]
         self.outputs = [(alias, NUMBERS[signature.outputs[alias].dtype], numpy_dtype(signature.outputs[alias].dtype)) for alias in aliases]
         self.defaults = signature.defaults
@@ -63,7 +64,8 @@ class TensorflowServable:
         self.version = request.version
         self.artifact = artifact
         self.signatures = files.signatures
-        self.unbatchable = files.side_effects
+        self.unbatchable = {name: facts.side_effect for name, facts in files.facts.items() if facts.side_effect}
+        self._facts = files.facts
         self._session = session
         self._functions = get_functions()
         self._lock = Lock()  # guards changes of _plans
@@ -96,8 +98,9 @@ class TensorflowServable:
                 num_fed += 1
             if len(inputs) != num_fed and (extra := inputs.keys() - self.signatures[signature].inputs.keys()):
                 raise InvalidInput(f"signature {signature} has no input {', '.join(sorted(extra))}")
+            options = session.run_options(timeout_ms, pooled=plan.pooled)
             functions.TF_SessionRun(
-                session.pointer, session.run_options(timeout_ms), plan.feeds, fed, num_fed, plan.fetches, fetched, plan.num_outputs,
+                session.pointer, options, plan.feeds, fed, num_fed, plan.fetches, fetched, plan.num_outputs,
                 None, 0, None, frame.status.pointer,
             )  # fmt: skip
             if functions.TF_GetCode(frame.status.pointer):
@@ -125,7 +128,7 @@ class TensorflowServable:
                 raise InvalidInput(f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {{{known}}}.")
             if output_filter.count(alias) > 1:
                 raise InvalidInput(f"duplicate output tensor alias: {alias}")
-        plan = _Plan(self._session, signature, output_filter or signature.outputs)
+        plan = _Plan(self._session, signature, output_filter or signature.outputs, self._facts[name].loops)
         with self._lock:
             if len(self._plans) >= MAX_PLANS:
                 for key in [key for key in self._plans if key[1]]:
@@ -150,25 +153,28 @@ class TensorflowServable:
 
 
 class TensorflowLoader:
-    """Loads SavedModels. Op libraries are loaded once, before the first model."""
+    """Loads SavedModels.
 
-    _prepared = False
-    _preparing = Lock()
+    Making one opens the libraries, loads the op libraries and starts TensorFlow's shared threads, which keep the niceness of the
+    thread that makes it: not a load thread. Raises EngineError.
+    """
 
     def __init__(self, op_libraries: Sequence[str] = (), config: bytes | None = None) -> None:
-        self._op_libraries = tuple(op_libraries)
         self._config = session_config() if config is None else config
+        check_strings(get_functions())
+        start_pools(self._config)
+        for path in op_libraries:
+            load_op_library(path)
 
     def estimate_bytes(self, request: LoadRequest) -> int:
         """See `Loader.estimate_bytes`."""
         if not os.path.isdir(request.path):
-            raise InvalidModel(f"{request.path} is not there")
-        size = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(request.path) for name in names if name)
+            raise InvalidModel(f"{request.path} is not there", Code.NOT_FOUND)
+        size = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(request.path) for name in names)
         return int(size * MEMORY_PER_BYTE) + FIXED_MEMORY
 
     def load(self, request: LoadRequest) -> Servable:
         """See `Loader.load`."""
-        self._prepare()
         files = read_savedmodel(request.path, request.tags)
         artifact, _ = digest_files(request.path)
         try:
@@ -180,12 +186,3 @@ class TensorflowLoader:
         except BaseException:
             session.close()
             raise
-
-    def _prepare(self) -> None:
-        with TensorflowLoader._preparing:
-            if not TensorflowLoader._prepared:
-                check_strings(get_functions())
-                TensorflowLoader._prepared = True
-            for path in self._op_libraries:
-                load_op_library(path)
-            self._op_libraries = ()

@@ -40,7 +40,9 @@ class ConfigProto(_message.Message):
     def __init__(self, device_count: _Optional[_Mapping[str, int]] = ..., intra_op_parallelism_threads: _Optional[int] = ..., inter_op_parallelism_threads: _Optional[int] = ..., gpu_options: _Optional[_Union[GPUOptions, _Mapping]] = ..., allow_soft_placement: _Optional[bool] = ..., use_per_session_threads: _Optional[bool] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("timeout_in_ms",)
+    __slots__ = ("timeout_in_ms", "inter_op_thread_pool")
     TIMEOUT_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    INTER_OP_THREAD_POOL_FIELD_NUMBER: _ClassVar[int]
     timeout_in_ms: int
-    def __init__(self, timeout_in_ms: _Optional[int] = ...) -> None: ...
+    inter_op_thread_pool: int
+    def __init__(self, timeout_in_ms: _Optional[int] = ..., inter_op_thread_pool: _Optional[int] = ...) -> None: ...

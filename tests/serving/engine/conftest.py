@@ -1,11 +1,13 @@
 """The engine's tests need neither Django nor Redis: tiny SavedModels, built once and kept in pytest's cache."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.engine.registry import LoadRequest
+from serving.engine.servable import Servable
 from serving.engine.tensorflow_servable import TensorflowLoader
 from tests.models import build_models
 from tests.serving.engine.servables import LoadModel
@@ -22,11 +24,16 @@ def models(pytestconfig: pytest.Config) -> dict[str, str]:
 
 
 @pytest.fixture
-def load_model(models: dict[str, str]) -> LoadModel:
+def load_model(models: dict[str, str]) -> Iterator[LoadModel]:
     """Loads a test model through the C API; what was loaded is unloaded after the test."""
     loader = TensorflowLoader()
+    loaded: list[Servable] = []
 
-    def load(name: str, version: int = 1, tags: tuple[str, ...] = ("serve",)):  # type: ignore[no-untyped-def]
-        return loader.load(LoadRequest(name, version, f"{models[name]}/{version}", tags))
+    def load(name: str, version: int = 1, tags: tuple[str, ...] = ("serve",)) -> Servable:
+        servable = loader.load(LoadRequest(name, version, f"{models[name]}/{version}", tags))
+        loaded.append(servable)
+        return servable
 
-    return load
+    yield load
+    for servable in loaded:
+        servable.unload()
