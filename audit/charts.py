@@ -22,7 +22,7 @@ NUM_SERIES = 7
 
 def series(name: str) -> str:
     """The colour of a model or key, the same on every page: a token's name chosen by the digest of its name."""
-    return f"series-{sha256(name.encode()).digest()[0] % NUM_SERIES + 1}"
+    return f"series-{sha256(name.encode()).digest()[1] % NUM_SERIES + 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +221,16 @@ def _traffic_template() -> Spec:
     groups = ["answered", "refused", "failed"]
     bars = (
         alt.Chart(alt.NamedData("traffic"))
-        .mark_bar(cursor="pointer", stroke="paper", strokeWidth=0.5)
+        .mark_bar(orient="vertical", cursor="pointer", stroke="paper", strokeWidth=0.5)
         .encode(
-            x=alt.X("since:T", title=None, axis=_time_axis(alt), scale=alt.Scale(type="utc")),
+            x=alt.X("since:T", title=None, axis=_time_axis(alt), scale=alt.Scale(type="utc", padding=0, nice=False)),
             x2="until:T",
-            y=alt.Y("calls:Q", title=None, stack="zero", axis=alt.Axis(tickCount=4, format="~s", tickMinStep=1)),
+            y=alt.Y(
+                "calls:Q",
+                title=None,
+                stack="zero",
+                axis=alt.Axis(tickCount=4, format="~s", tickMinStep=1),
+            ),
             color=alt.Color("group:N", scale=alt.Scale(domain=groups, range=["accent", "warn", "fail"]), legend=None),
             order=alt.Order("order:Q"),
             tooltip=[
@@ -240,7 +245,7 @@ def _traffic_template() -> Spec:
     starts = alt.Chart(alt.NamedData("starts")).encode(x="at:T")
     rules = starts.mark_rule(color="quiet", strokeDash=[2, 3])
     names = starts.mark_text(align="left", dx=4, dy=2, baseline="top", color="quiet", fontSize=11).encode(y=alt.value(0), text="name:N")
-    return _spec(alt.layer(frame, bars, rules, names).properties(width="container", height=200))
+    return _spec(alt.layer(frame, bars, rules, names).properties(width=800, height=200, padding=_PADDING))
 
 
 def latency_chart(points: Sequence[LatencyPoint], step_s: int) -> Spec:
@@ -264,7 +269,7 @@ def latency_chart(points: Sequence[LatencyPoint], step_s: int) -> Spec:
             )
             last = rows[-1] if value is not None else last
         if last:
-            lasts.append({**last, "text": f"{name}  {_number(last['ms'])} ms"})
+            lasts.append({**last, "text": f"{name}  {last['ms']:.3g} ms"})
     values = [row["ms"] for row in rows if row["ms"]]
     logarithmic = bool(values) and max(values) / min(values) > 25
     span = [{"since": _iso(points[0].at), "until": _iso(points[-1].at + step)}] if points else []
@@ -296,7 +301,7 @@ def _latency_template(logarithmic: bool) -> Spec:
     scale = alt.Scale(type="log", nice=True) if logarithmic else alt.Scale(zero=True)
     axis = alt.Axis(tickCount=4, labelExpr="format(datum.value, '~g') + ' ms'")
     base = alt.Chart(alt.NamedData("latency")).encode(
-        x=alt.X("at:T", title=None, axis=_time_axis(alt), scale=alt.Scale(type="utc")),
+        x=alt.X("at:T", title=None, axis=_time_axis(alt), scale=alt.Scale(type="utc", padding=0, nice=False)),
         y=alt.Y("ms:Q", title=None, scale=scale, axis=axis),
         color=color,
     )
@@ -315,8 +320,11 @@ def _latency_template(logarithmic: bool) -> Spec:
         .encode(x="at:T", y=alt.Y("ms:Q", scale=scale), text="text:N", color=color)
     )
     frame = alt.Chart(alt.NamedData("span")).mark_rule(opacity=0).encode(x="since:T", x2="until:T")
-    padding = {"left": 0, "right": 84, "top": 6, "bottom": 0}
-    return _spec(alt.layer(frame, lines, hits, dots, ends).properties(width="container", height=200, padding=padding))
+    return _spec(alt.layer(frame, lines, hits, dots, ends).properties(width=800, height=200, padding=_PADDING))
+
+
+# The same for all charts over time, so that an hour stands at the same place in each; at the right stand the names of lines.
+_PADDING = {"left": 48, "right": 84, "top": 8, "bottom": 24}
 
 
 def _time_axis(alt: Any) -> Any:
@@ -328,7 +336,7 @@ def _time_axis(alt: Any) -> Any:
 def _spec(chart: Any) -> Spec:
     spec: Spec = chart.to_dict()
     spec.pop("config", None)  # the page's own theme
-    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    spec["autosize"] = {"type": "none"}  # js/vega-chart.js gives the width that the padding leaves
     return spec
 
 

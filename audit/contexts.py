@@ -12,7 +12,7 @@ from . import charts, refine, search, words
 from .access import Viewer
 from .facets import Facet, facets
 from .histogram import Histogram, histogram
-from .models import LogLeaf, Record
+from .models import LogHead, LogLeaf, Record
 from .querysets import Cursor, RecordPage
 from .search import Query
 
@@ -36,6 +36,7 @@ class Line:
     answer: str
     caller: str
     url: str
+    act: str  # what was done, without on what
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,16 @@ class Day:
 
 
 def lines(records: Sequence[Record]) -> list[Line]:
-    """One query for the seals of all."""
+    """Two queries for the seals of all."""
     leaves = {leaf.record_id: leaf for leaf in LogLeaf.objects.filter(record_id__in=[record.id for record in records])}
-    return [line(record, leaves.get(record.id)) for record in records]
+    signed_size = LogHead.objects.values_list("signed_size", flat=True).first() or 0
+    return [line(record, leaves.get(record.id), signed_size) for record in records]
 
 
-def line(record: Record, leaf: LogLeaf | None) -> Line:
+def line(record: Record, leaf: LogLeaf | None, signed_size: int) -> Line:
     return Line(
         record=record,
-        seal=seal(record, leaf),
+        seal=seal(record, leaf, signed_size),
         index=leaf.index if leaf else None,
         subject=words.subject(record),
         outcome=words.outcome(record),
@@ -65,14 +67,17 @@ def line(record: Record, leaf: LogLeaf | None) -> Line:
         answer=words.answer(record),
         caller=words.caller(record),
         url=record_url(record.id),
+        act=words.act(record),
     )
 
 
-def seal(record: Record, leaf: LogLeaf | None) -> str:
-    """A row whose leaf hash is another than the log's was changed after sealing."""
+def seal(record: Record, leaf: LogLeaf | None, signed_size: int) -> str:
+    """Sealed is what a signed checkpoint covers. A row whose leaf hash is another than the log's was changed after sealing."""
     if leaf is None:
         return "durable"
-    return "sealed" if bytes(leaf.leaf_hash) == bytes(record.leaf_hash) else "broken"
+    if bytes(leaf.leaf_hash) != bytes(record.leaf_hash):
+        return "broken"
+    return "sealed" if leaf.index < signed_size else "durable"
 
 
 def days(drawn: Iterable[Line]) -> list[Day]:
@@ -124,6 +129,7 @@ class FacetColumn:
     field: str
     title: str
     values: tuple[FacetValue, ...]
+    sampled: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,6 @@ class RecordsPage:
     num_lines: int
     histogram: charts.DrawnHistogram
     facets: tuple[FacetColumn, ...]
-    sampled: int | None
     older_url: str
     newest_url: str  # set on pages other than the first
     watch_url: str  # asks for what came after the first line; set on the first page of a query that is open to now
@@ -172,7 +177,7 @@ def records_page(query: Query, page: RecordPage, user: Viewer, *, now: datetime,
     until = min(query.until or now, now)
     spanned = replace(query, since=since)
     drawn_histogram = histogram(spanned, 72, user=user, now=now) if since < until else Histogram((), None, None)
-    counted = facets(query, user, since=since, until=until) if since < until else None
+    counted = facets(query, user, since=since, until=until) if since < until else ()
     newest = page.records[0] if page.records else None
     return RecordsPage(
         text=query.text,
@@ -182,8 +187,7 @@ def records_page(query: Query, page: RecordPage, user: Viewer, *, now: datetime,
         days=tuple(days(drawn)),
         num_lines=len(drawn),
         histogram=charts.draw_histogram(drawn_histogram, lambda bar: records_url(refine.with_times(query.text, bar.since, bar.until))),
-        facets=tuple(_facet_column(query, facet) for facet in counted.facets) if counted else (),
-        sampled=counted.sampled if counted else None,
+        facets=tuple(_facet_column(query, facet) for facet in counted),
         older_url=records_url(query.text, before=str(page.older)) if page.older and len(drawn) == LIST_LIMIT else "",
         newest_url=records_url(query.text) if before else "",
         watch_url=_watch_url(query, newest) if before is None and query.until is None else "",
@@ -223,7 +227,7 @@ def _spans(query: Query) -> Iterable[Span]:
     yield Span("all", records_url(rest), not given)
 
 
-_TITLES = {"model": "Model", "outcome": "Outcome", "key": "Key"}
+_TITLES = {"model": "Model", "outcome": "Outcome", "application": "Application"}
 
 
 def _facet_column(query: Query, facet: Facet) -> FacetColumn:
@@ -241,6 +245,7 @@ def _facet_column(query: Query, facet: Facet) -> FacetColumn:
             )
             for value, count in facet.values
         ),
+        facet.sampled,
     )
 
 

@@ -11,7 +11,7 @@ from django.db.models import DateTimeField, F, Func, Min, Sum, Value
 from django.urls import reverse
 
 from . import charts, figures, words
-from .contexts import records_url
+from .contexts import SPANS, records_url
 from .figures import ANSWERED, ModelFigures, Summary, TreeState
 from .models import LogLeaf, Rollup
 from .querysets import SearchTooBroad, time_limit
@@ -124,7 +124,7 @@ def dashboard_page(range_name: str, model: str, *, now: datetime) -> DashboardPa
         words=label,
         since=since,
         until=until,
-        ranges=tuple(RangeLink(other, _url(other, chosen), other == name) for other in RANGES),
+        ranges=tuple(RangeLink(span, _url(other, chosen), other == name) for other, span in SPANS),
         model=chosen,
         models=tuple(known),
         summary=summary,

@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from . import checkpoint, drawings, leaves, published, rowcheck, words
 from .access import Viewer, may_view_payload, sees_all_records, visible_records
-from .contexts import TimingBar, record_url, records_url, timing_bar
+from .contexts import Line, TimingBar, lines, record_url, records_url, timing_bar
 from .errors import PayloadElsewhere, PayloadErased, PayloadUnavailable
 from .models import LogLeaf, Record
 from .payload_store import read_payload
@@ -97,15 +97,6 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to the record later."""
-
-    record: Record
-    what: str
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
 class RecordPage:
     record: Record
     title: str
@@ -124,7 +115,7 @@ class RecordPage:
     leaf_bytes: int
     proof: DrawnProof | None
     commands: tuple[Command, ...]
-    thread: tuple[Event, ...]
+    thread: tuple[Line, ...]  # what happened to the record later
     url: str
     around_url: str
     trace_url: str
@@ -353,10 +344,10 @@ def _commands(record: Record, *, is_sealed: bool) -> list[Command]:
     ]
 
 
-def _thread(record: Record, user: Viewer) -> list[Event]:
+def _thread(record: Record, user: Viewer) -> list[Line]:
     """Acts on this record, oldest first: who opened it, replays, erasures. An act on a record has its id as subject."""
     acts = visible_records(user).filter(kind="act", model=str(record.id), ts__gte=record.ts).order_by("ts", "id")[:THREAD_LIMIT]
-    return [Event(act, act.verb.replace(".", " ").replace("_", " "), record_url(act.id)) for act in acts]
+    return lines(list(acts))
 
 
 def _around_url(record: Record) -> str:

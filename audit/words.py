@@ -1,5 +1,7 @@
 """What records are called on pages: outcomes, callers and acts in words."""
 
+import re
+
 from .figures import ANSWERED, FAILED
 from .models import Record
 
@@ -36,7 +38,12 @@ PROTOCOLS = {
 }
 
 
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
 def outcome(record: Record) -> str:
+    if record.kind in ("act", "system"):
+        return "done" if record.kind == "act" else "noted"
     return OUTCOMES.get(record.outcome, record.outcome.replace("_", " "))
 
 
@@ -49,6 +56,8 @@ def outcome_kind(name: str) -> str:
 
 def caller(record: Record) -> str:
     """Who called, shortest name first: application, person, key, address."""
+    if record.kind == "system":
+        return record.node
     if record.actor_type == "try-it":
         return f"{record.user_name or 'visitor'}, trying it"
     if record.application:
@@ -60,11 +69,16 @@ def caller(record: Record) -> str:
     return f"anonymous, {record.address}" if record.address else "anonymous"
 
 
+def act(record: Record) -> str:
+    """ "payload.viewed" → "payload viewed"."""
+    return (record.verb or record.kind).replace("_", " ").replace(".", " ")
+
+
 def subject(record: Record) -> str:
     """What the record is about: `digits@3`, or the act's name."""
     if record.kind in ("act", "system"):
-        name = (record.verb or record.kind).replace("_", " ").replace(".", " ")
-        return f"{name}, {record.model}" if record.model else name
+        on = record.model[:8] if _ID.fullmatch(record.model) else record.model
+        return f"{act(record)}, {on}" if on else act(record)
     if not record.model:
         return "no model"
     return record.model if record.version is None else f"{record.model}@{record.version}"
