@@ -199,7 +199,7 @@ def _predict(model: ServedModel, forms: _Forms, suffix: str, where: str) -> Docu
         "responses": {
             "200": {
                 "description": "The prediction. It is in the daybook before it is here.",
-                "headers": responses.header_references(*responses.HEADERS, without=("Retry-After",)),
+                "headers": responses.header_references(responses.ANSWER_HEADERS),
                 "content": {"application/json": {"schema": _any_of(forms.answers)}},
             },
             **responses.references(responses.PREDICT_ERRORS),
@@ -233,6 +233,7 @@ def _read(operation_id: str, summary: str, schema: str) -> Document:
         "responses": {
             "200": {
                 "description": summary,
+                "headers": responses.header_references(responses.ANSWER_HEADERS),
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
             },
             **responses.references(responses.READ_ERRORS),

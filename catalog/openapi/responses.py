@@ -29,10 +29,21 @@ HEADERS: dict[str, Part] = {
         "schema": {"type": "string"},
     },
     "traceparent": {"description": "W3C trace context of the call.", "schema": {"type": "string"}},
+    "Daybook-Error": {
+        "description": "The kind of fault as a google.rpc code, for machines.",
+        "schema": {"type": "string", "examples": ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"]},
+    },
     "Retry-After": {"description": "Seconds after which asking again is sensible.", "schema": {"type": "integer", "minimum": 0}},
 }
 
 PARAMETERS: dict[str, Part] = {
+    "Daybook-Timeout-Ms": {
+        "name": "Daybook-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "description": "A deadline shorter than the model's own, in milliseconds; 504 when it passes.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    },
     "traceparent": {
         "name": "traceparent",
         "in": "header",
@@ -59,11 +70,12 @@ _ERRORS: dict[str, tuple[str, str, str]] = {
 }
 PREDICT_ERRORS = ("400", "401", "403", "404", "408", "413", "429", "500", "501", "503", "504")
 READ_ERRORS = ("400", "401", "403", "404", "429", "503")
+ANSWER_HEADERS = ("Daybook-Record", "Daybook-Leaf", "Daybook-Receipt", "Server-Timing", "traceparent")
 _WITH_RETRY = frozenset({"429", "503"})
 
 
-def header_references(*names: str, without: Iterable[str] = ()) -> Part:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names if name not in set(without)}
+def header_references(names: Iterable[str]) -> Part:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def references(statuses: Iterable[str]) -> Part:
@@ -75,14 +87,14 @@ def shared(model: str, access: str) -> dict[str, Part]:
     made: dict[str, Part] = {}
     for status in sorted({*PREDICT_ERRORS, *READ_ERRORS}):
         component, description, text = _ERRORS[status]
-        headers = ["Daybook-Record", "Daybook-Leaf", "Daybook-Receipt"]
+        headers = ["Daybook-Record", "Daybook-Leaf", "Daybook-Receipt", "Daybook-Error", "Server-Timing", "traceparent"]
         if status in _WITH_RETRY:
             headers.append("Retry-After")
         if status == "401" and access == "open":
             description = "A key was shown that isn't known. (Without any key this model answers too.)"
         made[component] = {
             "description": description,
-            "headers": header_references(*headers),
+            "headers": header_references(headers),
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/Error"},
