@@ -1,5 +1,6 @@
 """Management API of records: the same search and the same access as the pages. Reading only; records are never changed."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,13 +10,17 @@ from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
 from rest_framework import serializers, viewsets
-from rest_framework.exceptions import APIException, NotFound, ValidationError
+from rest_framework.decorators import action
+from rest_framework.exceptions import APIException, NotFound, PermissionDenied, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, querysets, search
+from .acts import record_act
+from .errors import PayloadElsewhere, PayloadUnavailable
 from .models import LogHead, LogLeaf, Record
+from .payload_store import read_payload
 
 DEFAULT_LIMIT = 100
 
@@ -25,11 +30,37 @@ class QueryTooBroad(APIException):
     default_code = "too_broad"
 
 
+class PayloadNotHereYet(APIException):
+    status_code = 409
+    default_code = "elsewhere"
+
+
+class PayloadGone(APIException):
+    status_code = 410
+    default_code = "gone"
+
+
 class HexField(serializers.Field[bytes, str, str, Any]):
     """Raw bytes in lower-case hex; null where there are none."""
 
     def to_representation(self, value: bytes) -> str:
         return bytes(value).hex()
+
+
+class Base64Field(serializers.Field[bytes, str, str, Any]):
+    """Raw bytes in standard base64; null where nothing was stored."""
+
+    def to_representation(self, value: bytes) -> str:
+        return b64encode(value).decode()
+
+
+class PayloadSerializer(serializers.Serializer[Any]):
+    """What the call carried, held against the commitments in its leaf."""
+
+    request = Base64Field(allow_null=True)
+    response = Base64Field(allow_null=True)
+    leaf = Base64Field(help_text="The leaf's bytes.")
+    ciphertext_digests = serializers.DictField(child=serializers.CharField(), help_text="SHA-256 of the stored ciphertexts: in, out.")
 
 
 class SealSerializer(serializers.Serializer[Any]):
@@ -152,10 +183,43 @@ class RecordViewSet(viewsets.ViewSet):
 
     @extend_schema(responses=RecordSerializer)
     def retrieve(self, request: Request, pk: UUID) -> Response:
+        return Response(_serialized([self._find(request, pk)])[0])
+
+    @extend_schema(
+        responses={
+            200: PayloadSerializer,
+            403: OpenApiResponse(description="You may see the record, not its payload."),
+            409: OpenApiResponse(description="Still in another node's journal: try again in a minute or two."),
+            410: OpenApiResponse(description="Erased, or no longer readable: `detail` says why."),
+        }
+    )
+    @action(detail=True)
+    def payload(self, request: Request, pk: UUID) -> Response:
+        """Request and response as received and sent. For auditors, whose view is recorded first, and for the caller."""
+        record = self._find(request, pk)
+        if not access.may_view_payload(request.user, record):
+            raise PermissionDenied("Request and response are for auditors and for the caller whose they are.")
+        if record.user_name != request.user.get_username():
+            # Durable before the first byte of it is shown: a view that isn't written down doesn't happen.
+            record_act(
+                kind="payload.viewed",
+                actor=request.user.get_username(),
+                subject=str(record.id),
+                details={"record": str(record.id)},
+                address=request.META.get("REMOTE_ADDR", ""),
+            )
+        try:
+            return Response(PayloadSerializer(read_payload(record)).data)
+        except PayloadElsewhere as error:
+            raise PayloadNotHereYet(error.reason) from error
+        except PayloadUnavailable as error:
+            raise PayloadGone(error.reason) from error
+
+    def _find(self, request: Request, pk: UUID) -> Record:
         record = access.find_record(access.visible_records(request.user), pk)
         if record is None:
             raise NotFound(f"There is no record {pk}.")
-        return Response(_serialized([record])[0])
+        return record
 
 
 def _serialized(records: Sequence[Record]) -> Sequence[dict[str, Any]]:

@@ -63,10 +63,10 @@ def histogram(query: Query, buckets: int = 60, *, user: Viewer, now: datetime) -
     conditions = [rollup_condition(term) for term in query.terms]
     exact = [condition for condition in conditions if condition is not None]
     if len(exact) == len(conditions) and width >= timedelta(minutes=1) and sees_all_records(user):
-        rows = _from_rollups(exact, starts, width)
+        rows = _from_rollups(exact, since, until, starts[0], width)
         size = LogHead.objects.values_list("size", flat=True).first()
         return Histogram(_filled(rows, starts, width), size or 0, None)
-    rows, oldest = _from_records(query, user, starts, width)
+    rows, oldest = _from_records(query, user, since, until, starts[0], width)
     return Histogram(_filled(rows, starts, width), None, oldest)
 
 
@@ -86,27 +86,30 @@ def _bars(since: datetime, until: datetime, buckets: int) -> tuple[list[datetime
 _Row = tuple[datetime, int, int, int]
 
 
-def _from_rollups(conditions: list[Q], starts: list[datetime], width: timedelta) -> list[_Row]:
-    rollups = Rollup.objects.filter(*conditions, bucket__gte=starts[0], bucket__lt=starts[-1] + width)
+def _from_rollups(conditions: list[Q], since: datetime, until: datetime, origin: datetime, width: timedelta) -> list[_Row]:
+    # Rollups know minutes: the first and the last are counted whole.
+    rollups = Rollup.objects.filter(*conditions, bucket__gte=since.replace(second=0, microsecond=0), bucket__lt=until)
     group = Case(When(outcome__in=ANSWERED, then=Value(0)), When(outcome__in=REFUSED, then=Value(1)), default=Value(2))
     sql, params = rollups.annotate(group=group).values("bucket", "group", "count").query.sql_with_params()
-    return _binned(f'SELECT "bucket" AS ts, "group", "count" FROM ({sql}) AS matching', params, starts, width)
+    return _binned(f'SELECT "bucket" AS ts, "group", "count" FROM ({sql}) AS matching', params, origin, width)
 
 
-def _from_records(query: Query, user: Viewer, starts: list[datetime], width: timedelta) -> tuple[list[_Row], datetime | None]:
-    records = apply(query, visible_records(user)).filter(ts__gte=starts[0], ts__lt=starts[-1] + width)
+def _from_records(
+    query: Query, user: Viewer, since: datetime, until: datetime, origin: datetime, width: timedelta
+) -> tuple[list[_Row], datetime | None]:
+    records = apply(query, visible_records(user)).filter(ts__gte=since, ts__lt=until)
     group = Case(When(outcome__in=ANSWERED, then=Value(0)), When(outcome__in=REFUSED, then=Value(1)), default=Value(2))
     newest = records.order_by("-ts", "-id").annotate(group=group).values("ts", "group", "count")[:RECORD_LIMIT]
     sql, params = newest.query.sql_with_params()
     with time_limit(), connection.cursor() as cursor:
-        rows = _binned(f'SELECT ts, "group", "count" FROM ({sql}) AS matching', params, starts, width)
+        rows = _binned(f'SELECT ts, "group", "count" FROM ({sql}) AS matching', params, origin, width)
         cursor.execute(f"SELECT COUNT(*), MIN(ts) FROM ({sql}) AS matching", params)
         counted, oldest = cursor.fetchone()
     return rows, oldest if counted == RECORD_LIMIT else None
 
 
-def _binned(source: str, params: tuple[Any, ...], starts: list[datetime], width: timedelta) -> list[_Row]:
-    values: list[Any] = [width, starts[0], *params]
+def _binned(source: str, params: tuple[Any, ...], origin: datetime, width: timedelta) -> list[_Row]:
+    values: list[Any] = [width, origin, *params]
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
