@@ -41,11 +41,12 @@ def is_base64(value: object) -> bool:
     return type(value) is dict and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def is_regular(region: bytes, shape: Sequence[int]) -> bool:
+def has_structure(region: bytes, shape: Sequence[int]) -> bool:
     """Whether the text from the first `[` to the last `]` of a document is exactly one list of lists of this shape, without strings.
 
-    Compares the brackets and commas with those of the shape: exact, because a region without quotes lies in no string and holds no
-    key. A quarter of the time that parsing it takes, where visiting the lists would take twice that time.
+    It must hold as many numbers as the shape: `[]` and `[1]` look alike. Compares the brackets and commas with those of the shape:
+    exact, because a region without quotes lies in no string and holds no key. Half the time that parsing it takes, where visiting
+    the lists would take twice that time.
     """
     return region.translate(None, _NOT_STRUCTURE) == _structure(shape)
 
@@ -255,13 +256,14 @@ def encode_tensor(array: Array, *, as_bytes: bool) -> bytes:
 
 def writable_by_orjson(array: Array) -> Array:
     """The array itself where orjson takes it: contiguous, in the machine's byte order, of a type that it knows."""
-    kind = array.dtype.kind
-    if kind == "V" or array.dtype.name == "bfloat16":
+    dtype = array.dtype
+    kind = dtype.kind
+    if kind == "V" and dtype.name == "bfloat16":
         return array.astype(np.float32)
-    if kind not in "fiub" or array.dtype.itemsize > 8:
-        raise ProtocolError(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
+    if kind not in "fiub" or dtype.itemsize > 8:
+        raise ProtocolError(f"Failed to write JSON value for tensor type: {dtype.name}")
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 

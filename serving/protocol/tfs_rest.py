@@ -15,6 +15,7 @@ be put into rows are refused before the model runs where the signature's shapes 
 Source: https://www.tensorflow.org/tfx/serving/api_rest; TensorFlow Serving, util/json_tensor.cc.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,7 +47,8 @@ class SignatureForm:
     inputs: Mapping[str, ElementType]  # sorted by name
     outputs: tuple[str, ...]
     defaults: frozenset[str]  # inputs that may be left out: whoever runs the signature fills them in
-    row_faults: Mapping[str, int | None]  # outputs whose static shape is known: dimension 0, None for a scalar
+    row_sizes: Mapping[str, int | None]  # dimension 0 of outputs where the static shape tells it, None for a scalar
+    row_fault: str = ""  # why answers with all outputs can't be rows
     only_input: str = ""  # its name when there is exactly one
     only_type: ElementType | None = None
 
@@ -84,12 +86,16 @@ def make_form(
     """
     types = {alias: element_type(inputs[alias]) for alias in sorted(inputs)}
     only = next(iter(types)) if len(types) == 1 else ""
+    row_sizes = {
+        alias: (shape[0] if shape else None) for alias, shape in outputs.items() if shape is not None and (not shape or shape[0] >= 0)
+    }
     return SignatureForm(
         name=name,
         inputs=types,
         outputs=tuple(outputs),
         defaults=frozenset(defaults),
-        row_faults={alias: (shape[0] if shape else None) for alias, shape in outputs.items() if shape is not None},
+        row_sizes=row_sizes,
+        row_fault=_find_row_fault(row_sizes),
         only_input=only,
         only_type=types[only] if only else None,
     )
@@ -148,8 +154,10 @@ def _flatten(body: bytes, values: Any) -> tuple[Array, tuple[int, ...]] | None:
         if not size or size == _SATURATED or len(shape) == json_tensor.MAX_RANK:
             return None
         first = first[0]
+    if len(flat) != math.prod(shape):
+        return None
     region = body[body.index(b"[") : body.rindex(b"]") + 1]
-    return (flat, tuple(shape)) if json_tensor.is_regular(region, shape) else None
+    return (flat, tuple(shape)) if json_tensor.has_structure(region, shape) else None
 
 
 def _parse(body: bytes) -> ParsedPredict:
@@ -176,8 +184,8 @@ def decode_inputs(parsed: ParsedPredict, form: SignatureForm) -> Predict:
         element = form.only_type
         if element is not None and element.kind == "float" and (not parsed.name or parsed.name == form.only_input):
             row_form = parsed.key == "instances"
-            if row_form and form.row_faults:
-                check_static_rows(form, form.outputs)
+            if row_form and form.row_fault:
+                raise ProtocolError(form.row_fault)
             array = json_tensor.convert_numbers(parsed.flat, parsed.shape, element)
             return Predict({form.only_input: array}, array.shape[0], row_form)
         parsed.document = parse_json(parsed.body)  # integers must be told from 1.0, and errors quote the values
@@ -342,18 +350,21 @@ def _decode_columns(value: Any, form: SignatureForm) -> dict[str, Array]:
 
 def check_static_rows(form: SignatureForm, outputs: Sequence[str]) -> None:
     """Refuse the row form where the signature's own shapes show that its answer has no common dimension 0."""
-    sizes = {name: form.row_faults[name] for name in outputs if name in form.row_faults}
-    _check_rows({name: size for name, size in sizes.items() if size is None or size >= 0})
+    fault = _find_row_fault({name: size for name, size in form.row_sizes.items() if name in outputs})
+    if fault:
+        raise ProtocolError(fault)
 
 
-def _check_rows(sizes: Mapping[str, int | None]) -> None:
+def _find_row_fault(sizes: Mapping[str, int | None]) -> str:
+    """sizes: dimension 0 of outputs, None for a scalar. Empty when all agree."""
     first: int | None = None
     for name, size in sizes.items():
         if size is None:
-            raise ProtocolError(f"Tensor name: {name} has no shape information ")
+            return f"Tensor name: {name} has no shape information "
         if first is not None and size != first:
-            raise ProtocolError(f"Tensor name: {name} has inconsistent batch size: {size} expecting: {first}")
+            return f"Tensor name: {name} has inconsistent batch size: {size} expecting: {first}"
         first = size
+    return ""
 
 
 def encode_predictions(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
@@ -362,7 +373,9 @@ def encode_predictions(outputs: Mapping[str, Array], *, row_form: bool) -> bytes
         raise ProtocolError("Cannot convert empty tensor map to JSON")
     if not row_form:
         return _encode_columns(outputs)
-    _check_rows({name: (array.shape[0] if array.ndim else None) for name, array in outputs.items()})
+    fault = _find_row_fault({name: (array.shape[0] if array.ndim else None) for name, array in outputs.items()})
+    if fault:
+        raise ProtocolError(fault)
     if len(outputs) > 1:
         return b'{"predictions":' + _encode_row_objects(outputs) + b"}"
     ((name, array),) = outputs.items()
