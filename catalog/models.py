@@ -120,7 +120,7 @@ class Entry(models.Model):
     # How to ask and how to draw the answer.
     class_names = ArrayField(models.CharField(max_length=120), default=list, blank=True)
     feature_names = models.JSONField(default=dict, blank=True)  # input → names along its last dimension
-    image_range = ArrayField(models.FloatField(), default=list, blank=True)  # [black, white] of image inputs
+    image_range = ArrayField(models.FloatField(), default=list, blank=True)  # [black, white]: which numbers they are in image inputs
 
     # As reported by serving.
     labels = models.JSONField(default=dict, blank=True)  # label → version

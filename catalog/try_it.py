@@ -20,13 +20,13 @@ _MAX_DRAWN = 64  # pixels a side
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An input that is a picture: its size, channels and what black and white are as numbers."""
+    """An input that is a picture: its size, channels, and which numbers black and white are."""
 
     height: int
     width: int
     channels: int  # 0: the tensor has no channel dimension
-    low: float
-    high: float
+    black: float
+    white: float
     flat: bool  # the row is one vector of height * width numbers
 
 
@@ -110,7 +110,7 @@ def _field(
     widget: Widget = "json"
     many = False
     if picture is not None:
-        widget = "draw" if picture.channels <= 1 and max(picture.height, picture.width) <= _MAX_DRAWN else "picture"
+        widget = "draw" if is_drawn(picture.height, picture.width, picture.channels) else "picture"
     elif opaque and rows:
         widget = "example"
     elif opaque or shape is None or any(size < 0 for size in shape):
@@ -141,16 +141,24 @@ def _picture(alias: str, spec: TensorSpec, image_range: Sequence[float]) -> Pict
     flat = len(spec.shape) == 2
     if input_modality(alias, spec) != "image" and not (declared and flat and _is_square(spec.shape[1])):
         return None
-    default_high = 255.0 if spec.kind == "integer" else 1.0
-    low, high = (float(image_range[0]), float(image_range[1])) if declared else (0.0, default_high)
     if flat:
-        side = math.isqrt(spec.shape[1])
-        return Picture(side, side, 0, low, high, True)
-    height, width = spec.shape[1], spec.shape[2]
-    channels = spec.shape[3] if len(spec.shape) == 4 else 0
-    if height < 0 or width < 0:
-        return None
-    return Picture(height, width, channels, low, high, False)
+        height = width = math.isqrt(spec.shape[1])
+        channels = 0
+    else:
+        height, width = spec.shape[1], spec.shape[2]
+        channels = spec.shape[3] if len(spec.shape) == 4 else 0
+        if height < 0 or width < 0:
+            return None
+    full = 255.0 if spec.kind == "integer" else 1.0
+    # Data sets of handwriting store ink as the large number, photographs store light as it.
+    usual = (full, 0.0) if is_drawn(height, width, channels) else (0.0, full)
+    black, white = (float(image_range[0]), float(image_range[1])) if declared else usual
+    return Picture(height, width, channels, black, white, flat)
+
+
+def is_drawn(height: int, width: int, channels: int) -> bool:
+    """Whether a person can make such a picture with a pen: small, in shades of one ink."""
+    return channels <= 1 and max(height, width) <= _MAX_DRAWN
 
 
 def _is_square(size: int) -> bool:

@@ -57,7 +57,7 @@ def numbers() -> list[float]:
 
 
 def demo_models() -> list[DemoModel]:
-    seven = next(digit for digit in digits() if digit.label == 7)
+    scans = {digit.label: digit.image for digit in reversed(digits())}
     case = cases()[0]
     return [
         DemoModel(
@@ -92,7 +92,10 @@ def demo_models() -> list[DemoModel]:
                 "Version 2 is a convolutional net of two layers, version 1 a linear model that is kept to compare with. "
                 "The label `stable` follows version 2, `baseline` version 1.",
             },
-            examples=({"name": "a seven", "request": {"instances": [seven.image]}, "note": "From the test rows; scanned, not drawn."},),
+            examples=tuple(
+                {"name": f"a scanned {label}", "request": {"instances": [scans[label]]}, "note": "From the test rows."}
+                for label in (7, 0, 1, 2, 3, 4, 5, 6, 8, 9)
+            ),
         ),
         DemoModel(
             name="risk",

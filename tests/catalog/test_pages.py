@@ -19,7 +19,7 @@ def digits() -> Entry:
         "digits",
         signatures=DIGITS,
         class_names=DIGIT_NAMES,
-        image_range=[0, 16],
+        image_range=[16, 0],
         access="open",
         labels={"stable": 1},
         summary="Reads a digit.",

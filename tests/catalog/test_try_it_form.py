@@ -22,15 +22,15 @@ def one(*shape: int, dtype: str = "DT_FLOAT", name: str = "x") -> Signature:
 
 
 def test_small_pictures_are_drawn() -> None:
-    field = only_field(DIGITS["serving_default"], image_range=[0, 16])
+    field = only_field(DIGITS["serving_default"], image_range=[16, 0])
     assert field.widget == "draw"
     assert field.picture is not None
-    assert (field.picture.height, field.picture.width, field.picture.low, field.picture.high, field.picture.flat) == (8, 8, 0, 16, False)
+    assert (field.picture.height, field.picture.width, field.picture.black, field.picture.white, field.picture.flat) == (8, 8, 16, 0, False)
     assert field.row_shape == (8, 8)
 
 
 def test_flat_pictures_are_drawn_when_their_range_is_stated() -> None:
-    flat = only_field(one(-1, 64), image_range=[0, 16])
+    flat = only_field(one(-1, 64), image_range=[16, 0])
     assert flat.widget == "draw"
     assert flat.picture is not None
     assert flat.picture.flat
@@ -42,7 +42,7 @@ def test_colour_pictures_are_chosen_from_a_file() -> None:
     field = only_field(one(-1, 96, 96, 3, dtype="DT_UINT8"))
     assert field.widget == "picture"
     assert field.picture is not None
-    assert field.picture.high == 255
+    assert (field.picture.black, field.picture.white) == (0, 255)
 
 
 def test_numbers_may_be_several_rows() -> None:

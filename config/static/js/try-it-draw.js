@@ -1,4 +1,4 @@
-// <draw-pad data-height="8" data-width="8" data-low="0" data-high="16">: draw with mouse, pen or finger; `value` is the picture as the
+// <draw-pad data-height="8" data-width="8" data-black="16" data-white="0">: draw with mouse, pen or finger; `value` is the picture as the
 // model gets it, a flat list of height × width numbers, null while empty. Strokes are kept as lines: the figure is centred and
 // enlarged to fill the frame and then drawn with a stroke of constant relative width, as the makers of digit data sets did with
 // theirs. Setting `value` shows those pixels instead (a sample). Both views are SVG in the text colour, so they follow the theme.
@@ -14,10 +14,10 @@
   };
 
   // Pixels as squares whose opacity is the ink.
-  const grid = (values, height, width, low, high) => {
+  const grid = (values, height, width, black, white) => {
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, class: "pixels", "shape-rendering": "crispEdges", "aria-hidden": "true" });
     values.forEach((value, index) => {
-      const ink = Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
+      const ink = Math.max(0, Math.min(1, (value - white) / (black - white || 1)));
       if (ink > 0.004)
         svg.append(element("rect", { x: index % width, y: Math.floor(index / width), width: 1, height: 1, "fill-opacity": ink.toFixed(3) }));
     });
@@ -33,8 +33,8 @@
         if (this.pad) return;
         this.height = Number(this.dataset.height);
         this.width = Number(this.dataset.width);
-        this.low = Number(this.dataset.low);
-        this.high = Number(this.dataset.high);
+        this.black = Number(this.dataset.black);
+        this.white = Number(this.dataset.white);
         this.strokes = [];
         this.pixels = null;
         this.pad = element("svg", { viewBox: `0 0 ${100 * this.width} ${100 * this.height}`, class: "draw__pad", role: "img" });
@@ -101,7 +101,7 @@
         this.pad.replaceChildren(title);
         const value = this.value;
         if (this.pixels) {
-          const picture = grid(this.pixels, this.height, this.width, this.low, this.high);
+          const picture = grid(this.pixels, this.height, this.width, this.black, this.white);
           picture.setAttribute("width", 100 * this.width);
           picture.setAttribute("height", 100 * this.height);
           this.pad.append(picture);
@@ -116,13 +116,13 @@
           );
         }
         this.toggleAttribute("data-empty", !value);
-        this.seen.replaceChildren(grid(value ?? [], this.height, this.width, this.low, this.high));
+        this.seen.replaceChildren(grid(value ?? [], this.height, this.width, this.black, this.white));
       }
 
       get value() {
         if (this.pixels) return this.pixels;
         if (!this.strokes.length) return null;
-        return this.rasterised().map((ink) => this.low + ink * (this.high - this.low));
+        return this.rasterised().map((ink) => this.white + ink * (this.black - this.white));
       }
 
       set value(pixels) {

@@ -1,4 +1,4 @@
-// <picture-input data-height data-width data-channels data-low data-high><input type="file"></picture-input>: a picture from the
+// <picture-input data-height data-width data-channels data-black data-white><input type="file"></picture-input>: a picture from the
 // reader's machine, cut square to the model's proportions and scaled to its size. `value` is [height][width][channels], null while
 // empty; nothing leaves the browser before the call.
 customElements.define(
@@ -6,8 +6,8 @@ customElements.define(
   class extends HTMLElement {
     connectedCallback() {
       if (this.canvas) return;
-      const { height, width, channels, low, high } = this.dataset;
-      Object.assign(this, { height: +height, width: +width, channels: +channels, low: +low, high: +high, filled: false });
+      const { height, width, channels, black, white } = this.dataset;
+      Object.assign(this, { height: +height, width: +width, channels: +channels, black: +black, white: +white, filled: false });
       this.canvas = document.createElement("canvas");
       this.canvas.width = this.width;
       this.canvas.height = this.height;
@@ -45,7 +45,7 @@ customElements.define(
     get value() {
       if (!this.filled) return null;
       const { data } = this.pen.getImageData(0, 0, this.width, this.height);
-      const scaled = (byte) => this.low + (byte / 255) * (this.high - this.low);
+      const scaled = (byte) => this.black + (byte / 255) * (this.white - this.black);
       const pixel = (at) => {
         const [r, g, b, a] = data.slice(at, at + 4);
         const grey = scaled(0.299 * r + 0.587 * g + 0.114 * b);
@@ -58,7 +58,7 @@ customElements.define(
     set value(rows) {
       this.filled = Boolean(rows);
       const picture = this.pen.createImageData(this.width, this.height);
-      const byte = (value) => (255 * (value - this.low)) / (this.high - this.low || 1);
+      const byte = (value) => (255 * (value - this.black)) / (this.white - this.black || 1);
       rows?.forEach((row, y) =>
         row.forEach((pixel, x) => {
           const channels = Array.isArray(pixel) ? pixel : [pixel];

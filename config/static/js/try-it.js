@@ -222,8 +222,8 @@
         if (!field || field.widget !== "draw") return null;
         const row = this.rowOf(example.request);
         if (!row) return null;
-        const { height, width, low, high } = field.picture;
-        return customElements.get("draw-pad").grid([row[field.name]].flat(Infinity), height, width, low, high);
+        const { height, width, black, white } = field.picture;
+        return customElements.get("draw-pad").grid([row[field.name]].flat(Infinity), height, width, black, white);
       }
 
       // The first row of a body as {input: value}, null when it isn't one of this form's.
