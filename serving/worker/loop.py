@@ -120,6 +120,11 @@ class WorkerLoop:
             self._served.release()
         return finished
 
+    def drain(self, drained: bool) -> None:
+        """Finish and answer what is held, give back the rest and read no more until told otherwise. Returns at once."""
+        self._served.paused = drained
+        self._changed.set()
+
     def manager_changed(self) -> None:
         """For the manager's `on_change`."""
         self._changed.set()

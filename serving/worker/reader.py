@@ -59,7 +59,8 @@ class Reader:
         self._stopping.set()
         if (connection := self._connection) is not None:
             connection.interrupt()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def num_held(self) -> int:

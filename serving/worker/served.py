@@ -52,6 +52,7 @@ class ServedVersions:
         self._reported = 0.0  # when the last report that has arrived was begun
         self._generation = -1
         self.changed = True  # since `lease` was published last
+        self.paused = False  # let go of everything, begin nothing
         self.settled = False  # whether the manager has been told what is desired
 
     def reported(self, begun: float) -> None:
@@ -68,6 +69,8 @@ class ServedVersions:
         if not self.settled or named is None:
             return None
         key = ServableKey(*named)
+        if self.paused:
+            return Unavailable(f"{key} is draining")
         model = self._manager.status().get(key.name)
         status = next((version for version in model.versions if version.version == key.version), None) if model else None
         if status is None or (status.state is State.END and status.error_code == "OK"):
@@ -96,6 +99,9 @@ class ServedVersions:
 
     def follow(self, connection: Connection) -> None:
         """Read for what is available, let go of what isn't. Raises RedisGone, ReplyError."""
+        if self.paused:
+            self._pause(connection)
+            return
         if self._manager.generation != self._generation:
             self.changed = True
             self._generation = self._manager.generation
@@ -157,6 +163,17 @@ class ServedVersions:
             if priority not in served.readers and connection.call("EXISTS", f"{served.base}:{priority}"):
                 reader = served.readers[priority] = Reader(self._road, served.handle, served.base, priority)
                 reader.start()
+
+    def _pause(self, connection: Connection) -> None:
+        """Read no more, give back what nobody here has seen, and forget each servable once what it holds is answered."""
+        self._generation = -1
+        for key, served in list(self._served.items()):
+            for reader in served.readers.values():
+                reader.stop()
+                reader.release(connection)
+            if not served.num_held:
+                self._leave(key, served)
+                self.changed = True
 
     def _may_leave(self, connection: Connection, served: Served) -> bool:
         """Whether nobody will ask this servable any more and nobody waits for it."""
