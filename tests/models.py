@@ -247,20 +247,13 @@ def _build_large(base: Path, megabytes: int) -> None:
 
 def _describe_messages(root: Path) -> None:
     """TensorFlow's own field numbers, for comparing our minimal messages with them."""
+    from tensorflow.core.example import example_pb2
     from tensorflow.core.framework import graph_pb2, tensor_pb2, types_pb2
     from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
     found: dict[str, dict[str, object]] = {}
-    waiting = [
-        message.DESCRIPTOR
-        for message in (
-            saved_model_pb2.SavedModel,
-            config_pb2.ConfigProto,
-            config_pb2.RunOptions,
-            graph_pb2.GraphDef,
-            tensor_pb2.TensorProto,
-        )
-    ]
+    roots = (saved_model_pb2.SavedModel, config_pb2.ConfigProto, config_pb2.RunOptions, graph_pb2.GraphDef, tensor_pb2.TensorProto)
+    waiting = [message.DESCRIPTOR for message in (*roots, example_pb2.Example)]
     while waiting:
         message = waiting.pop()
         if message.full_name not in found:

@@ -4,20 +4,23 @@ Theory. Rows may share a run when the model treats them one by one. That can't b
 same rows are run together, apart, in another order, beside other rows, and padded, and every row's outputs must be equal each
 time within float tolerance. This catches a model that normalises over its batch or sums along it (a row's answer depends on its
 neighbours), one that reshapes across rows (their number changes), one that is random or counts its calls (the same run twice
-differs). Rows are drawn at several scales, since a model may clip what it mixes. A signature that can't be run with made-up
-input isn't batched, and its status says so.
+differs). Rows are drawn at several scales, small ones beside large ones too, since a model may clip what it mixes. A signature that
+can't be run with made-up input isn't batched, and its status says so.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .batch import BatchRule, Form
 from .dtypes import numpy_dtype
 from .errors import EngineError
+from .examples import Feature, learn_features, make_example
 from .servable import Servable, Signature, TensorSpec
 
 NUM_ROWS = 5
+SCALES = ([1.0] * 5, [0.05] * 5, [30.0] * 5, [0.1, 30.0, 1.0, 0.02, 5.0])  # of the rows' values, round by round
 TIMEOUT_MS = 20_000
 FREE_SIZES = (4, 16, 32, 64, 1, 224)  # tried for unknown dimensions other than the first, until one runs
 _MAX_ELEMENTS = 1 << 22  # of one probing input: a model of huge inputs isn't probed at the price of its memory
@@ -48,12 +51,9 @@ def _probe(servable: Servable, name: str, signature: Signature) -> BatchRule:
     proven: list[Form] = []
     problem = ""
     for place, form in enumerate(_forms(signature)):
-        trailing, error = _find_shapes(run, signature, form)
-        if trailing is None:
-            problem = problem or f"not probed: {error}"
-            continue
         try:
-            fault = _find_fault(run, signature, trailing)
+            rows = _find_rows(run, signature, form)
+            fault = _find_fault(run, signature, rows)
         except EngineError as failure:
             problem = problem or f"not probed: {failure.message}"
             continue
@@ -67,7 +67,37 @@ def _probe(servable: Servable, name: str, signature: Signature) -> BatchRule:
 
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-Trailing = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """How to make up rows for a signature. `features` by input: those whose strings are examples."""
+
+    signature: Signature
+    trailing: Mapping[str, tuple[int, ...]]
+    features: Mapping[str, Mapping[str, Feature]] = field(default_factory=dict)
+
+    def draw(self, seed: int, scales: Sequence[float]) -> dict[str, np.ndarray]:
+        """One row for each scale, all different where the dtype allows it."""
+        generator = np.random.default_rng(seed)
+        return {
+            alias: np.stack([self._row(alias, spec, generator, scale) for scale in scales]) for alias, spec in self.signature.inputs.items()
+        }
+
+    def _row(self, alias: str, spec: TensorSpec, generator: np.random.Generator, scale: float) -> np.ndarray:
+        dtype, shape = numpy_dtype(spec.dtype), self.trailing[alias]
+        if spec.dtype == "DT_STRING":
+            values = np.empty(shape, object)
+            features = self.features.get(alias)
+            for place in np.ndindex(shape):
+                values[place] = make_example(features, generator, scale) if features else b"%d" % generator.integers(0, 10)
+            return values
+        if dtype.kind in "biu":  # small, since it may index a table; 0 and 1 are nearly always there
+            return generator.integers(0, 2, shape).astype(dtype)
+        values = generator.normal(0.0, scale, shape)
+        if dtype.kind == "c":
+            values = values + 1j * generator.normal(0.0, scale, shape)
+        return np.asarray(values).astype(dtype)
 
 
 def _runner(servable: Servable, name: str) -> Run:
@@ -93,69 +123,67 @@ def _forms(signature: Signature) -> Iterator[Form]:
         yield {alias: choices[min(place, len(choices) - 1)] for alias, choices in declared.items()}
 
 
-def _find_shapes(run: Run, signature: Signature, form: Form) -> tuple[Trailing | None, str]:
-    """Sizes of the unknown dimensions with which the signature runs, or why there are none."""
-    error = ""
+def _find_rows(run: Run, signature: Signature, form: Form) -> _Rows:
+    """Rows with which the signature runs: sizes of unknown dimensions, features of examples. Raises EngineError of the first try."""
+    first: EngineError | None = None
     for size in FREE_SIZES:
         trailing = {alias: tuple(size if n == -1 else n for n in pattern or ()) for alias, pattern in form.items()}
         if any(NUM_ROWS * int(np.prod(shape, dtype=np.int64)) > _MAX_ELEMENTS for shape in trailing.values()):
-            error = error or "its inputs are too large"
+            first = first or EngineError("its inputs are too large")
             continue
+        rows = _Rows(signature, trailing)
         try:
-            run(_draw(signature, trailing, 1, 0, 1.0))
-        except EngineError as failure:
-            error = error or failure.message
-        else:
-            return trailing, ""
-        if not any(pattern and -1 in pattern for pattern in form.values()):
-            break
-    return None, error
+            run(rows.draw(0, [1.0]))
+        except EngineError as error:
+            first = first or error
+            rows = _with_features(run, rows)
+            if not rows.features:
+                continue
+        return rows
+    raise first or EngineError("its inputs can't be made up")
 
 
-def _find_fault(run: Run, signature: Signature, trailing: Trailing) -> str:
-    """How sharing a run changes the answers, or "" when it doesn't. Raises EngineError when the model can't run the rows."""
-    for seed, scale in ((1, 1.0), (2, 0.05), (3, 30.0)):
-        rows = _draw(signature, trailing, NUM_ROWS, seed, scale)
-        together = run(rows)
+def _with_features(run: Run, rows: _Rows) -> _Rows:
+    """The same rows with examples in the string input, if there is one and only one and it takes them."""
+    aliases = [alias for alias, spec in rows.signature.inputs.items() if spec.dtype == "DT_STRING" and not rows.trailing[alias]]
+    if len(aliases) != 1:
+        return rows
+
+    def try_example(example: bytes) -> None:
+        strings = np.empty(1, object)
+        strings[0] = example
+        run({**rows.draw(0, [1.0]), aliases[0]: strings})
+
+    features = learn_features(try_example)
+    return replace(rows, features={aliases[0]: features}) if features else rows
+
+
+def _find_fault(run: Run, signature: Signature, rows: _Rows) -> str:
+    """How sharing a run changes the answers, or "" when it doesn't. Raises EngineError when the model can't run ordinary rows."""
+    for seed, scales in enumerate(SCALES):
+        inputs = rows.draw(seed, scales)
+        try:
+            together = run(inputs)
+        except EngineError:
+            if not seed:
+                raise
+            continue  # rows of an unusual size may be refused: nothing is learned from them
         for alias, output in together.items():
             if not output.ndim or output.shape[0] != NUM_ROWS:
                 return f"output {alias} has the shape {list(output.shape)} for {NUM_ROWS} rows"
-        if not _equal(together, run(rows), signature):
+        if not _equal(together, run(inputs), signature):
             return "the same input twice gives different outputs"
         for place in range(NUM_ROWS):
-            alone = run(_pick(rows, [place]))
-            if not _equal(alone, _pick(together, [place]), signature):
+            if not _equal(run(_pick(inputs, [place])), _pick(together, [place]), signature):
                 return "a row gives another output alone than beside others"
         for places in ([4, 3, 2, 1, 0], [1, 3], [2, 0, 4, 4, 4, 4, 4, 4], [0, 1, 2, 0, 0, 0, 0, 0]):
-            if not _equal(run(_pick(rows, places)), _pick(together, places), signature):
+            if not _equal(run(_pick(inputs, places)), _pick(together, places), signature):
                 return "a row gives another output in another batch or beside padding"
     return ""
 
 
 def _pick(arrays: Mapping[str, np.ndarray], places: Sequence[int]) -> dict[str, np.ndarray]:
     return {alias: array[places] for alias, array in arrays.items()}
-
-
-def _draw(signature: Signature, trailing: Trailing, num_rows: int, seed: int, scale: float) -> dict[str, np.ndarray]:
-    """Made-up rows, all different where the dtype allows it."""
-    generator = np.random.default_rng(seed)
-    return {alias: _values(spec, (num_rows, *trailing[alias]), generator, scale) for alias, spec in signature.inputs.items()}
-
-
-def _values(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator, scale: float) -> np.ndarray:
-    dtype = numpy_dtype(spec.dtype)
-    if spec.dtype == "DT_STRING":
-        values = np.empty(shape, object)
-        values.ravel()[:] = [b"%d" % number for number in generator.integers(0, 10, values.size)]
-        return values
-    if spec.dtype == "DT_BOOL":
-        return generator.integers(0, 2, shape).astype(dtype)
-    if dtype.kind in "iu":  # small, since it may index a table; 0 and 1 are nearly always there
-        return generator.integers(0, 2, shape).astype(dtype)
-    values = generator.normal(0.0, scale, shape)
-    if dtype.kind == "c":
-        values = values + 1j * generator.normal(0.0, scale, shape)
-    return values.astype(dtype)
 
 
 def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], signature: Signature) -> bool:

@@ -1,6 +1,7 @@
 """One rule of the scheduler each. `test_scheduler_model.py` compares whole histories with a naive model."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_an_unknown_servable_is_refused() -> None:
         {"output_filter": ("y",)},
     ],
 )
-def test_tasks_that_do_not_fit_together_go_to_separate_batches(fields: dict[str, object]) -> None:
+def test_tasks_that_do_not_fit_together_go_to_separate_batches(fields: dict[str, Any]) -> None:
     scheduler = make_scheduler()
     scheduler.enqueue(make_task(), 0.0)
     scheduler.enqueue(make_task(**fields), 0.0)

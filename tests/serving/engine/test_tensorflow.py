@@ -173,7 +173,7 @@ def test_every_output_filter_gives_what_it_names(load_model: LoadModel) -> None:
 )
 def test_wrong_inputs_are_refused_before_the_run(load_model: LoadModel, inputs: dict[str, np.ndarray], text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        run(load_model("half_plus_two"), **inputs)
+        load_model("half_plus_two").run("serving_default", inputs, timeout_ms=1000)
     assert refused.value.message == text
 
 
