@@ -44,7 +44,11 @@ class FrameTooLarge(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """max_queued_bytes and max_queued_rows bound what waits for one servable, shared between the live gateways."""
+    """max_queued_bytes and max_queued_rows bound what waits for one servable, shared between the live gateways.
+
+    worker_grace_s: how long requests under way outlive the last worker's lease. A worker that died comes back within seconds and
+    claims them (RULES 4.1); new requests are refused meanwhile.
+    """
 
     redis_url: str
     prefix: str
@@ -52,6 +56,7 @@ class QueueOptions:
     max_frame_bytes: int = 64 << 20
     max_queued_bytes: int = 256 << 20
     max_queued_rows: int = 8192
+    worker_grace_s: float = 10.0
 
 
 class RequestQueue:
@@ -74,7 +79,7 @@ class RequestQueue:
         self._tick: dict[tuple[Lane, int], list[Frame]] = {}
         self._cancelled: list[bytes] = []
         self._flush_due = False
-        self._beaten = time.monotonic()
+        self._beaten = self._workers_seen = time.monotonic()
         self._runner: asyncio.Task[None] | None = None
 
     # What gateways ask
@@ -167,7 +172,7 @@ class RequestQueue:
             raise
         self._commands, self._replies = commands, replies
         self._num_connections += 1
-        self._beaten = time.monotonic()
+        self._beaten = self._workers_seen = time.monotonic()
         self._joiner = ReplyJoiner()
         self._read_replies()
         self._schedule_flush()
@@ -192,7 +197,9 @@ class RequestQueue:
                 if not await self._presence.beat(self._commands):
                     await self._make_reply_stream(self._commands, afresh=False)
             self._measure()
-            if not self._presence.workers and self._pending:
+            if self._presence.workers:
+                self._workers_seen = time.monotonic()
+            elif len(self._pending) and time.monotonic() - self._workers_seen >= self._options.worker_grace_s:
                 self._abandon(NoWorker, "no worker is live any more")
 
     def _lose(self, error: Exception) -> None:

@@ -49,6 +49,7 @@ class Engine:
         self._loop = WorkerLoop(options, self._manager, waits_for_report=True)
         self._wake = threading.Event()
         self._changed = False
+        self._generation = 0  # of the manager, when it changed last
         self._stopping = False
         self._desired: list[DesiredModel] | None = None  # what the manager was told last
         self._remembered = b""
@@ -103,6 +104,11 @@ class Engine:
         }
 
     def _manager_changed(self) -> None:
+        """Called after every poll, also when nothing has changed."""
+        generation = self._manager.generation
+        if generation == self._generation:
+            return
+        self._generation = generation
         self._changed = True
         self._wake.set()
         self._loop.manager_changed()
