@@ -45,15 +45,15 @@ def tile(request: HttpRequest, path: str) -> HttpResponse:
         level, n, width = parse_tile_path(f"tile/{path}")
     except BadTile as error:
         raise Http404(str(error)) from error
+    last = published.find_checkpoint()
+    if last is None or not published.is_published(level, n, width, last.size):
+        raise Http404(f"no published tree has the tile {path}")
     if level == ENTRIES and not _entries_public():
         viewer, refusal = _viewer(request)
         if refusal is not None:
             return refusal
         if not sees_all_records(viewer):
             return _text("Entry bundles of this log are for its auditors.\n", status=403 if viewer.is_authenticated else 401)
-    last = published.find_checkpoint()
-    if last is None or not published.is_published(level, n, width, last.size):
-        raise Http404(f"no published tree has the tile {path}")
     response = _octets(request, published.read_tile(level, n, width), compress=level == ENTRIES)
     response["Cache-Control"] = FOREVER if level != ENTRIES or _entries_public() else FOREVER_PRIVATE
     return response

@@ -128,7 +128,7 @@ def test_no_text_does_worse_than_a_search_error(text: str) -> None:
         query = parse(text, NOW)
     except SearchError as error:
         place = (0, error.start, error.end, len(text))
-        assert list(place) == sorted(place)  # noqa: PT017  # either outcome is right
+        assert list(place) == sorted(place)  # either outcome is right
     else:
         querysets.apply(query, Record.objects.all()).query.sql_with_params()
 
