@@ -56,6 +56,7 @@ class Version:
         "model",
         "num_failures",
         "num_handles",
+        "outdated",
         "path",
         "proven",
         "retry_at",
@@ -69,6 +70,7 @@ class Version:
         self.model = model
         self.path = path
         self.source = (path, model.platform, model.tags, model.stateful)
+        self.outdated = False  # loaded from another place than where the deployment points now
         self.state = State.START
         self.error: EngineError | None = None
         self.files: tuple[object, ...] = ()

@@ -31,6 +31,7 @@ from .versions import Scan, choose, fingerprint, scan
 logger = logging.getLogger(__name__)
 
 KEPT_ENDED = 3  # END entries kept per model, so that people see what happened last
+KEPT_GONE = 100  # models that aren't desired any more of which something is still shown
 LOADER_NICENESS = 10  # load threads yield to threads that answer
 
 
@@ -245,18 +246,17 @@ class Manager:
                     continue
                 version = self._versions[key] = Version(key, model, path)
                 self._touch()
-            elif path is not None and not version.same_source(model, path):
+            version.outdated = path is not None and not version.same_source(model, path)
+            if version.outdated:
                 continue  # what is loaded comes from elsewhere: it ends first, then a new life begins
             version.model = model
             wanted.add(key)
         return wanted
 
     def _keep(self, model: DesiredModel) -> set[ServableKey]:
-        kept = set()
-        for key, version in self._versions.items():
-            if key.name == model.name and version.same_source(model, version.path):
-                version.model = model
-                kept.add(key)
+        kept = {key for key in self._versions if key.name == model.name}
+        for key in kept:
+            self._versions[key].model = model
         return kept
 
     def _has_failed(self, key: ServableKey, model: DesiredModel, path: str) -> bool:
@@ -278,7 +278,7 @@ class Manager:
 
     def _is_needed(self, version: Version, wanted: set[ServableKey]) -> bool:
         model = self._models.get(version.key.name)
-        if model is None or model.transition == "resource" or not version.same_source(model, version.path):
+        if model is None or model.transition == "resource" or version.outdated:
             return False
         successors = [self._versions[key] for key in wanted if key.name == model.name]
         if not successors:  # what the policy wants can't even begin (clashing, missing or broken)
@@ -308,6 +308,8 @@ class Manager:
         name = version.key.name
         ended = [version, *(old for old in self._ended.get(name, ()) if old.key != version.key)]
         self._ended[name] = ended[:KEPT_ENDED]
+        for old in [old for old in self._ended if old not in self._models][:-KEPT_GONE]:
+            del self._ended[old]
 
     def _touch(self) -> None:
         self._generation += 1

@@ -68,6 +68,7 @@ class NumpyLoader:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
         self.loaded: list[ServableKey] = []
         self.servables: dict[ServableKey, NumpyServable] = {}
         self.bytes = 1
@@ -76,6 +77,7 @@ class NumpyLoader:
         return self.bytes
 
     def load(self, request: LoadRequest) -> Servable:
+        self.entered.set()
         self.gate.wait(20)
         key = ServableKey(request.name, request.version)
         self.loaded.append(key)
