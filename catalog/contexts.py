@@ -173,7 +173,7 @@ def words_of(entry: Entry) -> list[str]:
     """An entry's tags as a reader would say them: the task, what goes in and comes out, the framework."""
     by_namespace: dict[str, list[str]] = {}
     for row in entry.entry_tags.all():
-        if row.source != EntryTag.Source.REJECTED:
+        if row.source != EntryTag.Source.REJECTED and row.tag.slug not in {"other", "general"}:  # they tell nobody anything
             by_namespace.setdefault(row.tag.namespace, []).append(row.tag.label)
     words = list(by_namespace.get("task", []))
     takes, gives = by_namespace.get("modality-in", []), by_namespace.get("modality-out", [])

@@ -26,7 +26,9 @@ def derive_tags(signatures: Mapping[str, Signature], *, class_names: Sequence[st
     found: dict[str, str] = {}
     if framework:
         found[f"framework:{framework}"] = f"loaded by the {framework} loader"
-    for name, signature in sorted(signatures.items()):
+    # tf.Example is another way to write what the other signatures take.
+    told = {name: signature for name, signature in signatures.items() if not takes_examples(signature)} or signatures
+    for name, signature in sorted(told.items()):
         takes = dict(_inputs(signature))
         gives: dict[str, str] = {}
         for modality, reason in sorted(_outputs(signature, class_names), key=lambda found: "one score for each" not in found[1]):
@@ -72,7 +74,12 @@ def _inputs(signature: Signature) -> Iterable[tuple[str, str]]:
     if takes_examples(signature):
         yield "tabular", "takes tf.Example rows"
         return
+    columns = [alias for alias, spec in signature.inputs.items() if _is_column(spec)]
+    if len(columns) > 1:
+        yield "tabular", f"takes the columns {', '.join(columns)}"
     for alias, spec in signature.inputs.items():
+        if len(columns) > 1 and alias in columns:
+            continue
         if _STATE_NAMES.search(alias):
             continue  # what a recurrent model hands itself
         modality = input_modality(alias, spec)
@@ -95,8 +102,15 @@ def _outputs(signature: Signature, class_names: Sequence[str]) -> Iterable[tuple
             yield "score", words
         elif spec.kind == "string":
             yield "text", words
+        elif _is_column(spec) and spec.kind in {"integer", "boolean"}:
+            yield "label", words
         else:
             yield "tensor", words
+
+
+def _is_column(spec: TensorSpec) -> bool:
+    """One number a row."""
+    return spec.kind in {"float", "integer", "boolean"} and spec.shape is not None and spec.shape in {(-1,), (-1, 1)}
 
 
 def _task(signature: Signature, takes: Mapping[str, str], gives: Mapping[str, str], class_names: Sequence[str]) -> tuple[str, str] | None:

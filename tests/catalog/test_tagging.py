@@ -31,6 +31,20 @@ def test_examples_for_a_regression_are_tabular() -> None:
     assert keys(signatures) >= {"modality-in:tabular", "modality-out:score", "task:tabular-regression"}
 
 
+def test_columns_are_a_table_row_and_examples_add_nothing_to_it() -> None:
+    signatures = {
+        "serving_default": signature({"age": spec(-1), "prio": spec(-1)}, {"score": spec(-1), "high": spec(-1, dtype="DT_INT64")}),
+        "regress": signature({"inputs": spec(-1, dtype="DT_STRING")}, {"outputs": spec(-1)}, "tensorflow/serving/regress"),
+    }
+    assert keys(signatures, ["low", "high"]) == {
+        "framework:tensorflow",
+        "modality-in:tabular",
+        "modality-out:label",
+        "modality-out:score",
+        "task:tabular-classification",
+    }
+
+
 def test_recurrent_state_is_no_input() -> None:
     step = signature({"token": spec(-1, dtype="DT_INT32"), "state": spec(-1, 64)}, {"logits": spec(-1, 96), "state": spec(-1, 64)})
     assert keys({"step": step}) == {"framework:tensorflow", "modality-in:tensor", "modality-out:score"}
