@@ -4,6 +4,7 @@ What does not change from call to call (model, signature, outcome; the caller; t
 costs one `struct.pack`, one formatted leaf, one hash and one join.
 """
 
+from binascii import hexlify
 from collections.abc import Hashable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -121,7 +122,7 @@ class CallEncoder:
             batch=(batch_id, batch_size, batch_index),
             count=count,
             error=error_json,
-            record_id=ids.text(record_id).encode(),
+            record_id=hexlify(record_id),
             latency=(model_us, queue_us, total_us),
             sizes=(request_bytes, response_bytes),
             trace=trace,

@@ -50,7 +50,8 @@ new_id = _source.new  # for the gateway's loop thread
 def time_us(record_id: bytes) -> int:
     """The time inside an id, µs since 1970. Ids made elsewhere may carry more than 999 in `rand_a`: that counts as 999."""
     number = int.from_bytes(record_id[:8], "big")
-    return (number >> 16) * 1000 + min(number & 0xFFF, 999)
+    below = number & 0xFFF
+    return (number >> 16) * 1000 + (below if below < 1000 else 999)
 
 
 def is_record_id(record_id: bytes) -> bool:

@@ -155,7 +155,7 @@ def call_leaf(
 
     digests: base64url of the body, then of commitment and ciphertext of the request, then of the response, as far as stored.
     batch: id, rows, first row; latency: model, queue, total µs; sizes: request, response; error: JSON text or empty;
-    record_id: as ASCII text. Integers are within ±2^53.
+    record_id: its 32 hex digits. Integers are within ±2^53.
     """
     if has_request and has_response:
         body, commit_in, cipher_in, commit_out, cipher_out = digests
@@ -170,7 +170,7 @@ def call_leaf(
         body = digests[0]
         stored = cipher = _ABSENT
     batch_id, batch_size, batch_index = batch
-    return b'%b%b",%b%b%b%b%b%b"id":"%b","lat":{"m":%d,"q":%d,"t":%d},%b"n":{"in":%d,"out":%d},%b%b"ts":%d%b' % (
+    return b'%b%b",%b%b%b%b%b%b"id":"%b-%b-%b-%b-%b","lat":{"m":%d,"q":%d,"t":%d},%b"n":{"in":%d,"out":%d},%b%b"ts":%d%b' % (
         actor,
         body,
         b'"bt":{"i":%d,"id":%d,"n":%d},' % (batch_index, batch_id, batch_size) if batch_size else _ABSENT,
@@ -179,7 +179,11 @@ def call_leaf(
         cipher,
         parts.context,
         b'"err":%b,' % error if error else _ABSENT,
-        record_id,
+        record_id[:8],
+        record_id[8:12],
+        record_id[12:16],
+        record_id[16:20],
+        record_id[20:],
         *latency,
         parts.model,
         *sizes,

@@ -11,12 +11,12 @@ inside the ciphertext: destroying the payload key leaves 32 random bytes in the 
 In an entry's attachment each part is a small header and its blob.
 """
 
-import hmac
 import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 import orjson
 import zstandard
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from . import journal
 from .errors import PayloadUnavailable
+from .keys import PayloadKey
 from .leaves import SHORT_DIGEST, base64url, leaf_hash
 
 PART_IN, PART_OUT = 1, 2
@@ -36,7 +37,11 @@ NONCE_BYTES = 12
 _PART = struct.Struct("!BB16sI")  # part, coding, payload key id, blob bytes
 _NAMES = {PART_IN: b"in", PART_OUT: b"out"}
 _COMMIT = {part: b"daybook/commit/v1\0" + name + b"\0" for part, name in _NAMES.items()}
+_AAD = {(part, coding): name + bytes((coding,)) for part, name in _NAMES.items() for coding in (RAW, ZSTD)}
+_RANDOM_BYTES = SALT_BYTES + NONCE_BYTES
 _HKDF_INFO = b"daybook/record/v1\0"
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _POOL_BYTES = 64 * 1024
 _MAX_PART_BYTES = 1 << 30
 
@@ -59,9 +64,29 @@ class RandomPool:
         return self._pool[place : place + size]
 
 
-def record_key(secret: bytes, record_id: bytes) -> bytes:
-    """HKDF-Expand of RFC 5869 for one block; the payload key is uniformly random, so nothing needs extracting."""
-    return hmac.digest(secret, _HKDF_INFO + record_id + b"\x01", "sha256")
+def hmac_pads(secret: bytes) -> tuple[bytes, bytes]:
+    """The inner and outer block of HMAC-SHA-256 with a 32-byte key (RFC 2104)."""
+    block = secret.ljust(64, b"\0")
+    return block.translate(_INNER), block.translate(_OUTER)
+
+
+class SealingKey(NamedTuple):
+    """A payload key in the form in which a gateway uses it."""
+
+    key_id: bytes
+    pads: tuple[bytes, bytes]
+
+    @classmethod
+    def of(cls, key: PayloadKey) -> "SealingKey":
+        return cls(key.key_id, hmac_pads(key.secret))
+
+
+def record_key(pads: tuple[bytes, bytes], record_id: bytes) -> bytes:
+    """HKDF-Expand of RFC 5869 for one block; the payload key is uniformly random, so nothing needs extracting.
+
+    HMAC spelled out over blocks that are made once per payload key: two plain hashes take half the time of `hmac.digest`.
+    """
+    return sha256(pads[1] + sha256(b"%b%b%b\x01" % (pads[0], _HKDF_INFO, record_id)).digest()).digest()
 
 
 def compress(plaintext: bytes) -> Coded:
@@ -71,32 +96,42 @@ def compress(plaintext: bytes) -> Coded:
 
 
 def seal_parts(
-    secret: bytes,
-    key_id: bytes,
+    key: SealingKey,
     record_id: bytes,
     request: bytes | None,
     response: bytes | None,
     take_random: Callable[[int], bytes],
-    code: Callable[[bytes], Coded] | None = None,
+    code: Callable[[bytes], Coded] = lambda plaintext: (RAW, plaintext),
 ) -> tuple[bytes, bytes]:
     """Encrypt what is given.
 
     Returns the attachment, and for each part commitment and ciphertext digest, a zero byte behind each (the form that
     `leaves.digests_base64url` takes). A fresh random nonce each: even a record id used twice repeats none.
     """
-    cipher = AESGCM(record_key(secret, record_id))
-    attachment: list[bytes] = []
-    digests: list[bytes] = []
-    for part, plaintext in ((PART_IN, request), (PART_OUT, response)):
-        if plaintext is None:
-            continue
-        random = take_random(SALT_BYTES + NONCE_BYTES)
-        salt, nonce = random[:SALT_BYTES], random[SALT_BYTES:]
-        coding, coded = (RAW, plaintext) if code is None else code(plaintext)
-        blob = nonce + cipher.encrypt(nonce, salt + coded, record_id + _NAMES[part] + bytes((coding,)))
-        attachment += (_PART.pack(part, coding, key_id, len(blob)), blob)
-        digests += (sha256(_COMMIT[part] + salt + plaintext).digest(), b"\0", sha256(blob).digest(), b"\0")
-    return b"".join(attachment), b"".join(digests)
+    encrypt = AESGCM(record_key(key.pads, record_id)).encrypt
+    attachment = digests = b""
+    if request is not None:
+        attachment, digests = _seal_part(encrypt, PART_IN, key.key_id, record_id, request, take_random(_RANDOM_BYTES), *code(request))
+    if response is None:
+        return attachment, digests
+    more, more_digests = _seal_part(encrypt, PART_OUT, key.key_id, record_id, response, take_random(_RANDOM_BYTES), *code(response))
+    return attachment + more, digests + more_digests
+
+
+def _seal_part(
+    encrypt: Callable[[bytes, bytes, bytes], bytes],
+    part: int,
+    key_id: bytes,
+    record_id: bytes,
+    plaintext: bytes,
+    random: bytes,
+    coding: int,
+    coded: bytes,
+) -> tuple[bytes, bytes]:
+    salt, nonce = random[:SALT_BYTES], random[SALT_BYTES:]
+    blob = nonce + encrypt(nonce, salt + coded, record_id + _AAD[part, coding])
+    commitment = sha256(b"%b%b%b" % (_COMMIT[part], salt, plaintext)).digest()
+    return _PART.pack(part, coding, key_id, len(blob)) + blob, b"%b\0%b\0" % (commitment, sha256(blob).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +206,9 @@ def open_entry(data: bytes, expected_leaf_hash: bytes, get_secret: Callable[[byt
 def _open_part(sealed: SealedPart, secret: bytes, record_id: bytes) -> tuple[bytes, bytes]:
     """Plaintext and commitment."""
     nonce, ciphertext = sealed.blob[:NONCE_BYTES], sealed.blob[NONCE_BYTES:]
-    aad = record_id + _NAMES[sealed.part] + bytes((sealed.coding,))
+    aad = record_id + _AAD[sealed.part, sealed.coding]
     try:
-        opened = AESGCM(record_key(secret, record_id)).decrypt(nonce, ciphertext, aad)
+        opened = AESGCM(record_key(hmac_pads(secret), record_id)).decrypt(nonce, ciphertext, aad)
     except InvalidTag as error:
         raise PayloadUnavailable("the stored payload does not open with its key") from error
     salt, plaintext = opened[:SALT_BYTES], opened[SALT_BYTES:]

@@ -24,7 +24,8 @@ from .backlog import BacklogWatch, Verdict
 from .entries import CallEncoder, encode_event
 from .errors import LogStalled, LogUnavailable
 from .files import DiskDirectory, JournalDirectory
-from .keys import KeyJournal, PayloadKey, mint_key, wrap_key
+from .keys import KeyJournal, mint_key, wrap_key
+from .payloads import SealingKey
 from .receipts import MERGE_DELAY_S, ReceiptSigner, SignedGroup, encode_text
 from .record import Call
 from .refusals import RefusalCounter
@@ -94,8 +95,8 @@ class Recorder:
         self._signer = ReceiptSigner(options.origin, options.merge_delay_s)
         self._encoder = CallEncoder(options.node, options.master_key)
         self._key_journal = KeyJournal(self._directory, self.start_id, options.node)
-        self._keys: dict[str, PayloadKey] = {}
-        self._minting: dict[str, list[Callable[[PayloadKey | OSError], None]]] = {}
+        self._keys: dict[str, SealingKey] = {}
+        self._minting: dict[str, list[Callable[[SealingKey | OSError], None]]] = {}
         self._contexts: set[bytes] = set()
         self._gap: dict[str, int] = {}
         self._gap_from_us = 0
@@ -169,7 +170,7 @@ class Recorder:
     def append(self, call: Call) -> "asyncio.Future[Committed]":
         """Record a call. The future gives `Committed` once it is durable, else fails with LogUnavailable."""
         future: asyncio.Future[Committed] = self._loop.create_future()
-        if not self.ready or self._backlog.verdict.refuse_all:
+        if not self._is_open or self._is_stalled or self._small.is_failing or self._backlog.verdict.refuse_all:
             self._refuse(future, call, self._backlog.verdict.refuse_all or "the journal can't be written")
             return future
         request, response = call.request, call.response
@@ -186,7 +187,7 @@ class Recorder:
             self._pending_work += 1
             self._seal_large(call, key, future)
         else:
-            attachment, digests = payloads.seal_parts(key.secret, key.key_id, call.record_id, request, response, self._encoder.take_random)
+            attachment, digests = payloads.seal_parts(key, call.record_id, request, response, self._encoder.take_random)
             self._put(self._encoder.encode(call, attachment, digests), call.record_id, future)
         return future
 
@@ -264,7 +265,7 @@ class Recorder:
 
     # Keys and large payloads
 
-    def _mint(self, scope: str, then: Callable[[PayloadKey | OSError], None]) -> None:
+    def _mint(self, scope: str, then: Callable[[SealingKey | OSError], None]) -> None:
         """Mint the scope's key in a thread: its journal is synced before the key is used."""
         if (waiting := self._minting.get(scope)) is not None:
             waiting.append(then)
@@ -274,7 +275,7 @@ class Recorder:
 
     def _mint_in_thread(self, scope: str) -> None:
         key = mint_key(scope, time.time_ns() // 1000)
-        result: PayloadKey | OSError = key
+        result: SealingKey | OSError = SealingKey.of(key)
         try:
             self._key_journal.append(wrap_key(self.options.master_key, key))
         except OSError as error:
@@ -282,13 +283,13 @@ class Recorder:
             result = error
         self._loop.call_soon_threadsafe(self._minted, scope, result)
 
-    def _minted(self, scope: str, result: PayloadKey | OSError) -> None:
-        if isinstance(result, PayloadKey):
+    def _minted(self, scope: str, result: SealingKey | OSError) -> None:
+        if isinstance(result, SealingKey):
             self._keys[scope] = result
         for then in self._minting.pop(scope):
             then(result)
 
-    def _with_key(self, result: PayloadKey | OSError, call: Call, size: int, future: "asyncio.Future[Committed]") -> None:
+    def _with_key(self, result: SealingKey | OSError, call: Call, size: int, future: "asyncio.Future[Committed]") -> None:
         if isinstance(result, OSError):
             self._pending_work -= 1
             if not future.done():
@@ -297,16 +298,14 @@ class Recorder:
             self._seal_large(call, result, future)
         else:
             self._pending_work -= 1
-            sealed = payloads.seal_parts(
-                result.secret, result.key_id, call.record_id, call.request, call.response, self._encoder.take_random
-            )
+            sealed = payloads.seal_parts(result, call.record_id, call.request, call.response, self._encoder.take_random)
             self._put(self._encoder.encode(call, *sealed), call.record_id, future)
 
-    def _seal_large(self, call: Call, key: PayloadKey, future: "asyncio.Future[Committed]") -> None:
+    def _seal_large(self, call: Call, key: SealingKey, future: "asyncio.Future[Committed]") -> None:
         self._crew.submit(self._seal_in_thread, call, key, future)
 
-    def _seal_in_thread(self, call: Call, key: PayloadKey, future: "asyncio.Future[Committed]") -> None:
-        sealed = payloads.seal_parts(key.secret, key.key_id, call.record_id, call.request, call.response, os.urandom, payloads.compress)
+    def _seal_in_thread(self, call: Call, key: SealingKey, future: "asyncio.Future[Committed]") -> None:
+        sealed = payloads.seal_parts(key, call.record_id, call.request, call.response, os.urandom, payloads.compress)
         if self._large is None:
             self._open_large_lane()
         self._loop.call_soon_threadsafe(self._put_large, call, sealed, future)

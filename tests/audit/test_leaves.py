@@ -2,24 +2,27 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import entries, ids, journal, leaves, payloads, rowformat
 from tests.audit.calls import MASTER_KEY, make_call, make_refusal, make_time_id
+
+KEY = payloads.SealingKey(bytes(16), payloads.hmac_pads(bytes(32)))
 
 texts = st.text(max_size=200) | st.text(st.characters(min_codepoint=0, max_codepoint=0x2FFFF), max_size=40)
 
 
 def encode(call: object, *, stored: bool = True) -> journal.Entry:
     encoder = entries.CallEncoder("node-1", MASTER_KEY)
-    sealed = payloads.seal_parts(bytes(32), bytes(16), call.record_id, call.request, call.response, encoder.take_random)  # type: ignore[attr-defined]
+    sealed = payloads.seal_parts(KEY, call.record_id, call.request, call.response, encoder.take_random)  # type: ignore[attr-defined]
     entry, leaf_hash = encoder.encode(call, *sealed)  # type: ignore[arg-type]
     decoded = journal.decode_entry(memoryview(entry), 0)
     assert leaves.leaf_hash(bytes(decoded.leaf)) == leaf_hash
     return decoded
 
 
+@settings(deadline=None)
 @given(
     model=texts,
     version=st.none() | st.integers(0, 1 << 62),

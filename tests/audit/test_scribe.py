@@ -215,7 +215,7 @@ def test_a_living_gateway_is_followed(path: Path, scribe: Scribe) -> None:
             await recorder.append(call)
             if number % 40 == 0:
                 scribe.step()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while scribe.records < 121:  # the last group is announced when the writer is idle
             scribe.step()
             await asyncio.sleep(0.002)
@@ -492,7 +492,7 @@ def test_while_postgresql_is_away_the_backlog_is_told_and_then_taken(path: Path,
     check_ingested(calls)
 
 
-def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(claim: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < deadline, "it never became true"
@@ -533,13 +533,13 @@ def test_a_scribe_killed_at_random_points_loses_and_doubles_nothing(path: Path) 
             made = [make_call(request=b"x" * chance.choice((10, 3_000))) for _ in range(chance.choice((1, 20, 200)))]
             await asyncio.gather(*map(recorder.append, made))
             calls.extend(made)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01 if len(calls) < 8_000 else 0.2)
         await recorder.close()
 
     gateway = threading.Thread(target=lambda: asyncio.run(write()))
     gateway.start()
     try:
-        for strike in range(12):
+        for strike in range(8):
             process = start_scribe(path, database_address())
             time.sleep(chance.random() * 0.5)
             if strike % 3 == 2:
@@ -550,10 +550,10 @@ def test_a_scribe_killed_at_random_points_loses_and_doubles_nothing(path: Path) 
                     )
                 time.sleep(chance.random() * 0.3)
             process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=10)
+            process.communicate(timeout=30)
     finally:
         done.set()
-        gateway.join(30)
+        gateway.join(60)
     connections["default"].close()  # it may have been among those ended
     killed_at = Record.objects.count()
     scribe = make_scribe(path)
