@@ -125,7 +125,20 @@ class Portal:
     def _programs(self) -> list[Program]:
         host, node = self.settings.HOST, self.settings.NODE
         granian = ("-m", "granian", "--host", host, "--workers", "1", "--no-ws", "--log-level", "warning", "--interface")
-        celery = ("-m", "celery", "-A", "config", "worker", "-P", "threads", "--without-gossip", "--without-mingle", "-l", "WARNING")
+        celery = (
+            "-m",
+            "celery",
+            "-A",
+            "config",
+            "--quiet",
+            "worker",
+            "-P",
+            "threads",
+            "--without-gossip",
+            "--without-mingle",
+            "-l",
+            "WARNING",
+        )
         web = (*granian, "wsgi", "--port", str(self.settings.PORT), "--blocking-threads", "4", "config.web:application")
         gateway = (
             *(*granian, "rsgi", "--port", str(self.settings.GATEWAY_PORT), "--runtime-threads", "1", "--loop", "uvloop"),
@@ -147,6 +160,7 @@ class Portal:
             processes.MARK: str(self.var_dir),
             "DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"],
             "PYTHONUNBUFFERED": "1",
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),  # a failed probe is an answer, not a warning
             "PYTHONPATH": os.pathsep.join(filter(None, (str(self.settings.BASE_DIR), os.environ.get("PYTHONPATH")))),
         }
         if arguments[0] == "manage.py":

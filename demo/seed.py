@@ -99,7 +99,7 @@ def seed_keys(file: Path, *, say: Say) -> None:
     texts = read_env_file(file)
     for wanted in KEYS:
         owner = User.objects.get(username=wanted.owner)
-        prefix = texts.get(wanted.variable, "").rpartition("_")[0]
+        prefix = "_".join(texts.get(wanted.variable, "").split("_")[:2])  # dbk_<public>_<secret>; the secret may hold underscores
         if prefix and APIKey.objects.filter(prefix=prefix, revoked_at=None, application__owner=owner).exists():
             continue
         with transaction.atomic():

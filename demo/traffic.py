@@ -59,12 +59,12 @@ async def send(gateway: str, to_send: list[Call]) -> Counter[int]:
     """Send all, CONCURRENCY at a time; how many were answered with which status. Raises httpx.HTTPError."""
     statuses: Counter[int] = Counter()
     gate = asyncio.Semaphore(CONCURRENCY)
-    async with httpx.AsyncClient(base_url=f"{gateway}/v1/models/", timeout=60.0, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=gateway, timeout=60.0, trust_env=False) as client:
 
         async def send_one(call: Call) -> None:
             async with gate:
                 headers = {"Authorization": f"Bearer {call.key}"} if call.key else {}
-                answer = await client.post(call.path, json=call.body, headers={**headers, **call.headers})
+                answer = await client.post(f"/v1/models/{call.path}", json=call.body, headers={**headers, **call.headers})
                 statuses[answer.status_code] += 1
 
         async with asyncio.TaskGroup() as group:
