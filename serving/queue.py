@@ -102,6 +102,11 @@ class RequestQueue:
         """Requests whose callers wait."""
         return sum(pending.future is not None for _, pending in self._pending)
 
+    def room_taken(self, stream: str) -> int:
+        """Rows of a servable's share that are in use, those of expired and cancelled requests that are still queued among them."""
+        lane = self._lanes.get(stream)
+        return lane.rows if lane else 0
+
     def server_now_us(self) -> int:
         """Redis' time, µs: what deadlines are made of."""
         return self._presence.clock.now_us()

@@ -82,6 +82,11 @@ class WorkerLoop:
     def num_answered(self) -> int:
         return self._answers.num_answered
 
+    @property
+    def streams(self) -> frozenset[str]:
+        """What is read, without priorities."""
+        return self._served.lease().serving
+
     def start(self) -> None:
         self._leases.lease = self._served.lease()
         self._leases.start()

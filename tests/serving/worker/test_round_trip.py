@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.errors import RunFailed
-from tests.serving.worker.conftest import Server, Worker, desired, doubled, gateway, run
+from tests.serving.worker.plant import Server, Worker, desired, doubled, gateway, run
 from tests.serving.worker.scripted import FAIL
 
 
