@@ -11,16 +11,15 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
 from rest_framework import serializers, viewsets
 from rest_framework.decorators import action
-from rest_framework.exceptions import APIException, NotFound, PermissionDenied, ValidationError
+from rest_framework.exceptions import APIException, NotFound, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, querysets, search
-from .acts import record_act
 from .errors import PayloadElsewhere, PayloadUnavailable
 from .models import LogHead, LogLeaf, Record
-from .payload_store import read_payload
+from .viewing import view_payload
 
 DEFAULT_LIMIT = 100
 
@@ -197,19 +196,9 @@ class RecordViewSet(viewsets.ViewSet):
     def payload(self, request: Request, pk: UUID) -> Response:
         """Request and response as received and sent. For auditors, whose view is recorded first, and for the caller."""
         record = self._find(request, pk)
-        if not access.may_view_payload(request.user, record):
-            raise PermissionDenied("Request and response are for auditors and for the caller whose they are.")
-        if record.user_name != request.user.get_username():
-            # Durable before the first byte of it is shown: a view that isn't written down doesn't happen.
-            record_act(
-                kind="payload.viewed",
-                actor=request.user.get_username(),
-                subject=str(record.id),
-                details={"record": str(record.id)},
-                address=request.META.get("REMOTE_ADDR", ""),
-            )
         try:
-            return Response(PayloadSerializer(read_payload(record)).data)
+            payload = view_payload(record=record, user=request.user, address=request.META.get("REMOTE_ADDR", ""))
+            return Response(PayloadSerializer(payload).data)
         except PayloadElsewhere as error:
             raise PayloadNotHereYet(error.reason) from error
         except PayloadUnavailable as error:

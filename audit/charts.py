@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -18,6 +18,7 @@ from .histogram import Histogram
 
 Spec = dict[str, Any]
 NUM_SERIES = 7
+PLOT_PX = 200
 
 
 def series(name: str) -> str:
@@ -245,7 +246,7 @@ def _traffic_template() -> Spec:
     starts = alt.Chart(alt.NamedData("starts")).encode(x="at:T")
     rules = starts.mark_rule(color="quiet", strokeDash=[2, 3])
     names = starts.mark_text(align="left", dx=4, dy=2, baseline="top", color="quiet", fontSize=11).encode(y=alt.value(0), text="name:N")
-    return _spec(alt.layer(frame, bars, rules, names).properties(width=800, height=200, padding=_PADDING))
+    return _spec(alt.layer(frame, bars, rules, names).properties(width=800, height=PLOT_PX, padding=_PADDING))
 
 
 def latency_chart(points: Sequence[LatencyPoint], step_s: int) -> Spec:
@@ -270,36 +271,54 @@ def latency_chart(points: Sequence[LatencyPoint], step_s: int) -> Spec:
             last = rows[-1] if value is not None else last
         if last:
             lasts.append({**last, "text": f"{name}  {last['ms']:.3g} ms"})
-    values = [row["ms"] for row in rows if row["ms"]]
-    logarithmic = bool(values) and max(values) / min(values) > 25
+    values = [row["ms"] for row in rows if row["ms"]] or [1.0]
+    logarithmic = max(values) / min(values) > 25
+    low, high = _bounds(min(values), max(values), logarithmic)
     span = [{"since": _iso(points[0].at), "until": _iso(points[-1].at + step)}] if points else []
-    return {**_latency_template(logarithmic), "datasets": {"latency": rows, "lasts": _apart(lasts, logarithmic), "span": span}}
+    return {
+        **_latency_template(logarithmic, low, high),
+        "datasets": {"latency": rows, "lasts": _apart(lasts, logarithmic, low, high), "span": span},
+    }
 
 
-def _apart(lasts: list[dict[str, Any]], logarithmic: bool) -> list[dict[str, Any]]:
-    """Lift labels that would lie on one another: `dy` px, from the lowest up."""
+def _apart(lasts: list[dict[str, Any]], logarithmic: bool, low: float, high: float) -> list[dict[str, Any]]:
+    """Give each name at the end of its line a height ("label", in the axis' unit) that keeps 15 px from the others."""
     if not lasts:
         return []
-    top = max(last["ms"] for last in lasts)
-    low = min(last["ms"] for last in lasts) / 1.5
-    height = 180.0
-    previous = None
-    for last in sorted(lasts, key=lambda item: item["ms"]):
-        y = height * (math.log(last["ms"] / low) / math.log(top / low) if logarithmic else last["ms"] / top)
-        shown = y if previous is None else max(y, previous + 15)
-        last["dy"] = y - shown
-        previous = shown
+
+    def pixels(value: float) -> float:
+        return PLOT_PX * (math.log(value / low) / math.log(high / low) if logarithmic else value / high)
+
+    def value(height: float) -> float:
+        return low * (high / low) ** (height / PLOT_PX) if logarithmic else high * height / PLOT_PX
+
+    heights: list[float] = []
+    for last in sorted(lasts, key=lambda item: float(item["ms"])):
+        heights.append(max(pixels(last["ms"]), heights[-1] + 15 if heights else 0.0))
+        last["label"] = value(heights[-1])
     return lasts
 
 
-@cache
-def _latency_template(logarithmic: bool) -> Spec:
+def _bounds(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
+    """Ends of the axis in ms: from zero, or from one round value to another, so that only a few forms of it exist."""
+    if logarithmic:
+        low = next(step for step in reversed(_STEPS) if step <= low or step == _STEPS[0])
+        return low, next((step for step in _STEPS if step >= high), high)
+    return 0.0, next((half for step in _STEPS for half in (step, step * 1.5, step * 2) if half >= high), high)
+
+
+_STEPS = tuple(round(digit * 10.0**power, 6) for power in range(-3, 7) for digit in (1, 3))
+
+
+@lru_cache(maxsize=64)
+def _latency_template(logarithmic: bool, low: float, high: float) -> Spec:
     import altair as alt
 
     names = ["p50", "p95", "p99"]
     color = alt.Color("quantile:N", scale=alt.Scale(domain=names, range=["accent", "series-2", "series-3"]), legend=None)
-    scale = alt.Scale(type="log", nice=True) if logarithmic else alt.Scale(zero=True)
-    axis = alt.Axis(tickCount=4, labelExpr="format(datum.value, '~g') + ' ms'")
+    scale = alt.Scale(type="log" if logarithmic else "linear", domain=[low, high], nice=False)
+    ticks = [step for step in _STEPS if low <= step <= high]
+    axis = alt.Axis(labelExpr="format(datum.value, '~g') + ' ms'", **({"values": ticks} if logarithmic else {"tickCount": 4}))
     base = alt.Chart(alt.NamedData("latency")).encode(
         x=alt.X("at:T", title=None, axis=_time_axis(alt), scale=alt.Scale(type="utc", padding=0, nice=False)),
         y=alt.Y("ms:Q", title=None, scale=scale, axis=axis),
@@ -316,11 +335,11 @@ def _latency_template(logarithmic: bool) -> Spec:
     hits = base.mark_point(filled=True, size=180, opacity=0, cursor="pointer").encode(tooltip=tooltip)
     ends = (
         alt.Chart(alt.NamedData("lasts"))
-        .mark_text(align="left", dx=8, dy={"expr": "datum.dy"}, fontSize=12, fontWeight=500)
-        .encode(x="at:T", y=alt.Y("ms:Q", scale=scale), text="text:N", color=color)
+        .mark_text(align="left", dx=8, fontSize=12, fontWeight=500)
+        .encode(x="at:T", y=alt.Y("label:Q", scale=scale), text="text:N", color=color)
     )
     frame = alt.Chart(alt.NamedData("span")).mark_rule(opacity=0).encode(x="since:T", x2="until:T")
-    return _spec(alt.layer(frame, lines, hits, dots, ends).properties(width=800, height=200, padding=_PADDING))
+    return _spec(alt.layer(frame, lines, hits, dots, ends).properties(width=800, height=PLOT_PX, padding=_PADDING))
 
 
 # The same for all charts over time, so that an hour stands at the same place in each; at the right stand the names of lines.

@@ -12,7 +12,7 @@ from . import charts, refine, search, words
 from .access import Viewer
 from .facets import Facet, facets
 from .histogram import Histogram, histogram
-from .models import LogHead, LogLeaf, Record
+from .models import LogHead, LogLeaf, Record, Rollup
 from .querysets import Cursor, RecordPage
 from .search import Query
 
@@ -201,13 +201,15 @@ def _watch_url(query: Query, newest: Record | None) -> str:
 
 
 def _assumed_since(page: RecordPage, now: datetime) -> datetime:
-    """How far the drawing reaches when the query names no time: what the page holds if that is all there is, else a day."""
+    """How far the drawing reaches when the query names no time: to the page's oldest record if that is all there is, else a day, or as
+    far as the log goes back."""
     if not page.records:
         return now - timedelta(hours=24)
-    oldest = page.records[-1].ts
+    oldest = page.records[-1].ts - timedelta(seconds=1)
     if len(page.records) < LIST_LIMIT or page.older is None:
-        return min(now - timedelta(minutes=30), oldest - timedelta(seconds=1))
-    return min(now - timedelta(hours=24), oldest - timedelta(seconds=1))
+        return min(now - timedelta(minutes=30), oldest)
+    began = Rollup.objects.order_by("bucket").values_list("bucket", flat=True).first() or oldest
+    return min(max(now - timedelta(hours=24), began), oldest)
 
 
 def _chips(query: Query) -> Iterable[Chip]:

@@ -246,7 +246,8 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
     for name, answer, n in rows:
         by_model[name].append((answer, n))
     found = []
-    for name, answers in sorted(by_model.items(), key=lambda item: -sum(n for _, n in item[1]))[:4]:
+    decisions = {name: answers for name, answers in by_model.items() if not any(_is_measure(answer) for answer, _ in answers)}
+    for name, answers in sorted(decisions.items(), key=lambda item: -sum(n for _, n in item[1]))[:4]:
         total = sum(n for _, n in answers)
         shown: list[tuple[str, float]] = [(answer, 100 * n / total) for answer, n in answers[:10]]
         if rest := sum(n for _, n in answers[10:]):
@@ -261,3 +262,11 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
             )
         )
     return found
+
+
+def _is_measure(answer: str) -> bool:
+    """A number with a fraction is measured, not decided: bars of how often each occurred would say nothing."""
+    try:
+        return not float(answer).is_integer() or "e" in answer.lower()
+    except ValueError:
+        return False

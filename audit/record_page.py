@@ -12,11 +12,11 @@ from .access import Viewer, may_view_payload, sees_all_records, visible_records
 from .contexts import Line, TimingBar, lines, record_url, records_url, timing_bar
 from .errors import PayloadElsewhere, PayloadErased, PayloadUnavailable
 from .models import LogLeaf, Record
-from .payload_store import read_payload
 from .published import Proof
 from .search import quote
 from .tiles import BadTile
 from .verifier import BadProof, hash_children, verify_inclusion
+from .viewing import view_payload
 
 SHOWN_BYTES = 256_000
 THREAD_LIMIT = 50
@@ -122,8 +122,8 @@ class RecordPage:
     is_call: bool
 
 
-def record_page(record: Record, user: Viewer, *, show_content: bool) -> RecordPage:
-    """`show_content`: the viewer asked for the payload and the act of viewing is recorded, or it is their own."""
+def record_page(record: Record, user: Viewer, *, show_content: bool, address: str) -> RecordPage:
+    """`show_content`: the viewer asked for the payload, or it is their own. `address` is theirs, for the act of viewing."""
     leaf = _find_leaf(record)
     place = LogLeaf.objects.filter(record_id=record.id).first()
     proof = _find_proof(record)
@@ -144,7 +144,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool) -> RecordPa
         faults=faults,
         groups=tuple(_groups(record, sees_all_records(user))),
         timing=timing_bar(total_us=record.total_us, queue_us=record.queue_us, model_us=record.model_us) if record.total_us else None,
-        content=_content(record, user, leaf, show=show_content),
+        content=_content(record, user, leaf, show=show_content, address=address),
         leaf="" if leaf is None else leaf.decode(errors="replace"),
         leaf_bytes=len(leaf or b""),
         proof=drawn,
@@ -290,7 +290,7 @@ def _batch(record: Record) -> str:
     return f"{rows} of {record.batch_size} in batch {record.batch_id}"
 
 
-def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool) -> Content:
+def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool, address: str) -> Content:
     if record.kind not in ("prediction", "refusal"):
         return Content("none")
     if not record.segment:
@@ -302,7 +302,7 @@ def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool) ->
     if not show:
         return Content("closed")
     try:
-        payload = read_payload(record)
+        payload = view_payload(record=record, user=user, address=address)
     except PayloadErased as error:
         return Content("erased", error.reason)
     except PayloadElsewhere as error:

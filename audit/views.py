@@ -14,12 +14,12 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from . import contexts, search
 from .access import get_record, may_view_payload, sees_all_records
-from .acts import record_act
 from .dashboard import dashboard_page
 from .querysets import BadCursor, Cursor, SearchTooBroad
 from .querysets import search as find_records
 from .record_page import record_page, verify_page
 from .search import SearchError
+from .viewing import is_own
 
 NEW_LIMIT = 100
 
@@ -106,20 +106,10 @@ def records_new(request: HttpRequest) -> HttpResponse:
 def record(request: HttpRequest, record_id: UUID) -> HttpResponse:
     """One record. Its payload is shown to its caller at once; an auditor asks for it by POST, which is recorded before it is read."""
     found = get_record(request.user, record_id)
-    is_own = found.user_name != "" and found.user_name == request.user.get_username()
-    show = is_own or request.method == "POST"
-    if request.method == "POST" and not is_own:
-        if not may_view_payload(request.user, found):
-            raise PermissionDenied("Request and answer are for auditors and for the caller whose they are.")
-        # Durable before the first byte of it is shown: a view that isn't written down doesn't happen.
-        record_act(
-            kind="payload.viewed",
-            actor=request.user.get_username(),
-            subject=str(found.id),
-            details={"record": str(found.id)},
-            address=request.META.get("REMOTE_ADDR", ""),
-        )
-    page = record_page(found, request.user, show_content=show)
+    if request.method == "POST" and not may_view_payload(request.user, found):
+        raise PermissionDenied("Request and answer are for auditors and for the caller whose they are.")
+    show = request.method == "POST" or is_own(request.user, found)
+    page = record_page(found, request.user, show_content=show, address=request.META.get("REMOTE_ADDR", ""))
     template = "audit/_record_panel.html" if _is_fragment(request) and request.method == "GET" else "audit/record.html"
     return render(request, template, {"page": page})
 
