@@ -144,6 +144,15 @@ def report_status(*, worker_id: str, node: str, device: str, statuses: Sequence[
     announce()
 
 
+def forget_workers(*, node: str) -> None:
+    """Take all workers of a node for gone. For who knows that none runs there, before new ones start: what the old ones served
+    isn't served until the new ones say so."""
+    with transaction.atomic():
+        WorkerState.objects.filter(node=node).delete()
+        publish()
+    announce()
+
+
 def _take_down(worker: WorkerState, statuses: Sequence[ModelStatus]) -> None:
     """Make the worker's rows agree with `statuses`."""
     deployments = {deployment.name: deployment for deployment in Deployment.objects.all()}
