@@ -15,7 +15,7 @@ from .querysets import apply, rollup_condition, time_limit
 from .search import Query
 
 DEFAULT_SPAN = timedelta(hours=24)
-RECORD_LIMIT = 50_000
+RECORD_LIMIT = 20_000
 """How many of the newest matching records are counted when rollups can't answer."""
 
 
@@ -83,14 +83,13 @@ def _bars(since: datetime, until: datetime, buckets: int) -> tuple[list[datetime
     return starts, timedelta(seconds=width_s)
 
 
-_Row = tuple[datetime, int, int, int]
+_Row = tuple[datetime, int, int, int, int, datetime]  # start, answered, refused, failed, rows, the oldest of them
 
 
 def _from_rollups(conditions: list[Q], since: datetime, until: datetime, origin: datetime, width: timedelta) -> list[_Row]:
     # Rollups know minutes: the first and the last are counted whole.
     rollups = Rollup.objects.filter(*conditions, bucket__gte=since.replace(second=0, microsecond=0), bucket__lt=until)
-    group = Case(When(outcome__in=ANSWERED, then=Value(0)), When(outcome__in=REFUSED, then=Value(1)), default=Value(2))
-    sql, params = rollups.annotate(group=group).values("bucket", "group", "count").query.sql_with_params()
+    sql, params = rollups.annotate(group=_group()).values("bucket", "group", "count").query.sql_with_params()
     return _binned(f'SELECT "bucket" AS ts, "group", "count" FROM ({sql}) AS matching', params, origin, width)
 
 
@@ -98,14 +97,16 @@ def _from_records(
     query: Query, user: Viewer, since: datetime, until: datetime, origin: datetime, width: timedelta
 ) -> tuple[list[_Row], datetime | None]:
     records = apply(query, visible_records(user)).filter(ts__gte=since, ts__lt=until)
-    group = Case(When(outcome__in=ANSWERED, then=Value(0)), When(outcome__in=REFUSED, then=Value(1)), default=Value(2))
-    newest = records.order_by("-ts", "-id").annotate(group=group).values("ts", "group", "count")[:RECORD_LIMIT]
+    newest = records.order_by("-ts", "-id").annotate(group=_group()).values("ts", "group", "count")[:RECORD_LIMIT]
     sql, params = newest.query.sql_with_params()
-    with time_limit(), connection.cursor() as cursor:
+    with time_limit():
         rows = _binned(f'SELECT ts, "group", "count" FROM ({sql}) AS matching', params, origin, width)
-        cursor.execute(f"SELECT COUNT(*), MIN(ts) FROM ({sql}) AS matching", params)
-        counted, oldest = cursor.fetchone()
-    return rows, oldest if counted == RECORD_LIMIT else None
+    is_cut = sum(row[4] for row in rows) == RECORD_LIMIT
+    return rows, min(row[5] for row in rows) if is_cut else None
+
+
+def _group() -> Case:
+    return Case(When(outcome__in=ANSWERED, then=Value(0)), When(outcome__in=REFUSED, then=Value(1)), default=Value(2))
 
 
 def _binned(source: str, params: tuple[Any, ...], origin: datetime, width: timedelta) -> list[_Row]:
@@ -116,7 +117,9 @@ def _binned(source: str, params: tuple[Any, ...], origin: datetime, width: timed
             SELECT date_bin(%s, ts, %s),
                    COALESCE(SUM("count") FILTER (WHERE "group" = 0), 0)::bigint,
                    COALESCE(SUM("count") FILTER (WHERE "group" = 1), 0)::bigint,
-                   COALESCE(SUM("count") FILTER (WHERE "group" = 2), 0)::bigint
+                   COALESCE(SUM("count") FILTER (WHERE "group" = 2), 0)::bigint,
+                   COUNT(*),
+                   MIN(ts)
             FROM ({source}) AS counted GROUP BY 1
             """,
             values,
@@ -126,5 +129,5 @@ def _binned(source: str, params: tuple[Any, ...], origin: datetime, width: timed
 
 
 def _filled(rows: list[_Row], starts: list[datetime], width: timedelta) -> tuple[Bar, ...]:
-    found = {at: counts for at, *counts in rows}
+    found = {row[0]: row[1:4] for row in rows}
     return tuple(Bar(at, at + width, *found.get(at, (0, 0, 0))) for at in starts)

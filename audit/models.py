@@ -5,6 +5,7 @@ the sealer turns outbox rows into `LogLeaf`, `LogTile` and `Rollup` rows and mov
 it then signs. No code updates or deletes a record.
 """
 
+from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 
 
@@ -60,7 +61,9 @@ class Record(models.Model):
         indexes = (
             models.Index(fields=("model", "ts"), name="audit_record_model_ts"),
             models.Index(fields=("application", "ts"), name="audit_record_application_ts"),
+            models.Index(fields=("user_name", "ts"), name="audit_record_user_ts"),  # people's own records
             models.Index(fields=("ts",), name="audit_record_not_ok_ts", condition=~models.Q(outcome="ok")),
+            HashIndex(fields=("trace",), name="audit_record_trace"),
         )
 
     def __str__(self) -> str:
