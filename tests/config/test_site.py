@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.django_db
 
@@ -23,6 +24,14 @@ def test_readyz_names_what_is_missing(client: Client, settings: object) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"  # type: ignore[attr-defined]  # pytest-django's fixture
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["missing"]) == (503, ["redis"])
+
+
+def test_metrics_say_how_the_log_stands(client: Client) -> None:
+    answer = client.get("/metrics")
+    found = {family.name: family for family in text_string_to_metric_families(answer.content.decode())}
+    assert found["daybook_database_up"].samples[0].value == 1
+    assert found["daybook_log_leaves"].samples[0].value == 0
+    assert found["daybook_workers_live"].samples[0].value == 0
 
 
 def test_content_security_policy_allows_no_inline_code_and_names_the_gateway(client: Client) -> None:
