@@ -45,6 +45,7 @@ def read_options() -> GatewayOptions:
         gateway_url=environment.url("GATEWAY_URL", f"http://127.0.0.1:{gateway_port}"),
         max_body_bytes=environment.integer("MAX_BODY_MB", 64, low=1) * _MB,
         max_frame_bytes=environment.integer("MAX_FRAME_MB", 64, low=1) * _MB,
+        grace_s=environment.seconds("GATEWAY_GRACE_S", 10.0),
         body_timeout_s=environment.seconds("BODY_TIMEOUT_S", 30.0, low=0.1),
     )
 

@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import IPv6Address
 from typing import Final, Literal, Protocol
 
 from serving.snapshot import EMPTY, Deployment, Key, Limits, Snapshot
@@ -185,16 +186,14 @@ def address_of(client: str) -> str:
 
 
 def truncate_address(address: str) -> str:
-    """What the record keeps of an address: /24 of IPv4, /48 of IPv6; empty for what is neither (a Unix socket)."""
+    """What the record keeps of an address, 192.0.2.0/24 or 2001:db8:1::/48; empty for what is neither (a Unix socket)."""
     parts = address.split(".")
     if len(parts) == 4 and all(part.isdecimal() for part in parts):
-        return ".".join(parts[:3]) + ".0"
-    if ":" not in address:
+        return ".".join(parts[:3]) + ".0/24"
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except ValueError:
         return ""
-    mapped = address.rpartition(":")[2]
-    if "." in mapped:
-        return truncate_address(mapped)
-    head, _, tail = address.partition("::")
-    left, right = [part for part in head.split(":") if part], [part for part in tail.split(":") if part]
-    groups = (left + ["0"] * (8 - len(left) - len(right)) + right)[:3] if "::" in address else left[:3]
-    return ":".join(groups) + "::"
+    if found.ipv4_mapped is not None:
+        return truncate_address(str(found.ipv4_mapped))
+    return f"{IPv6Address(int(found) >> 80 << 80)}/48"

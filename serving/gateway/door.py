@@ -71,6 +71,8 @@ class Door:
         """Take a place for a call. Raises NotReady, TooMany."""
         if self.stopping:
             raise NotReady("The gateway is stopping.", retry_after=2.0)
+        if not self.snapshots.current.version:
+            raise NotReady("The gateway has not been told yet what it serves.", retry_after=1.0)
         if refused := self.recorder.backlog_refused:
             raise NotReady(f"The daybook can't take new records: {refused}", retry_after=5.0)
         if not self.recorder.ready:

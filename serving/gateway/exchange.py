@@ -173,7 +173,7 @@ def answer_in_words(deployment: Deployment, outputs: Mapping[str, "np.ndarray[An
 
 
 def _row_in_words(row: Any, labels: tuple[str, ...]) -> str:
-    values = np.asarray(row).reshape(-1)
+    values = np.asarray(row, object if isinstance(row, bytes) else None).reshape(-1)
     if values.dtype.kind == "O":
         return values[0].decode("utf-8", "replace")[:100] if len(values) == 1 and isinstance(values[0], bytes) else ""
     if labels and len(values) == len(labels) and len(values) > 1:

@@ -406,6 +406,10 @@ def test_no_body_does_worse_than_a_refusal(body: bytes) -> None:
 # --- Answers --------------------------------------------------------------------------------------------------------------------
 
 
+def array_of(dtype: Any, value: Any) -> Any:
+    return np.asarray(value, dtype)
+
+
 def rows(**outputs: Any) -> str:
     return encode_predictions({name: np.asarray(value) for name, value in outputs.items()}, row_form=True).decode()
 
@@ -421,16 +425,19 @@ def strings(*values: bytes) -> Any:
 
 
 def test_one_output_is_bare_and_several_are_objects() -> None:
-    assert rows(y=np.float32([2.5, 3.0])) == '{"predictions":[2.5,3.0]}'
-    assert columns(y=np.float32([2.5, 3.0])) == '{"outputs":[2.5,3.0]}'
-    assert rows(y=np.float32([2.5, 3.0]), n=np.int64([[1], [2]])) == '{"predictions":[{"y":2.5,"n":[1]},{"y":3.0,"n":[2]}]}'
-    assert columns(y=np.float32([2.5]), n=np.int64(7)) == '{"outputs":{"y":[2.5],"n":7}}'
+    assert rows(y=array_of(np.float32, [2.5, 3.0])) == '{"predictions":[2.5,3.0]}'
+    assert columns(y=array_of(np.float32, [2.5, 3.0])) == '{"outputs":[2.5,3.0]}'
+    assert (
+        rows(y=array_of(np.float32, [2.5, 3.0]), n=array_of(np.int64, [[1], [2]]))
+        == '{"predictions":[{"y":2.5,"n":[1]},{"y":3.0,"n":[2]}]}'
+    )
+    assert columns(y=array_of(np.float32, [2.5]), n=array_of(np.int64, 7)) == '{"outputs":{"y":[2.5],"n":7}}'
 
 
 def test_numbers_json_lacks_are_bare_tokens() -> None:
-    assert columns(y=np.float32([[1.0, np.nan], [np.inf, -np.inf]])) == '{"outputs":[[1.0,NaN],[Infinity,-Infinity]]}'
-    assert rows(y=np.float64([np.nan, 1]), b=[True, False]) == '{"predictions":[{"y":NaN,"b":true},{"y":1.0,"b":false}]}'
-    assert columns(y=np.float32(np.nan)) == '{"outputs":NaN}'
+    assert columns(y=array_of(np.float32, [[1.0, np.nan], [np.inf, -np.inf]])) == '{"outputs":[[1.0,NaN],[Infinity,-Infinity]]}'
+    assert rows(y=array_of(np.float64, [np.nan, 1]), b=[True, False]) == '{"predictions":[{"y":NaN,"b":true},{"y":1.0,"b":false}]}'
+    assert columns(y=array_of(np.float32, np.nan)) == '{"outputs":NaN}'
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
@@ -440,7 +447,7 @@ def test_integers_are_numbers(dtype: Any) -> None:
 
 
 def test_half_and_bfloat16_are_numbers() -> None:
-    assert columns(y=np.float16([1.5, np.inf])) == '{"outputs":[1.5,Infinity]}'
+    assert columns(y=array_of(np.float16, [1.5, np.inf])) == '{"outputs":[1.5,Infinity]}'
     ml_dtypes = pytest.importorskip("ml_dtypes")
     assert columns(y=np.array([1.5, 3], ml_dtypes.bfloat16)) == '{"outputs":[1.5,3.0]}'
 
@@ -471,11 +478,11 @@ def test_written_numbers_parse_back_to_the_same(narrow: list[float], wide: list[
 
 def test_rows_need_a_common_first_dimension() -> None:
     with pytest.raises(ProtocolError, match=r"^Tensor name: y has no shape information $"):
-        rows(y=np.float32(1))
+        rows(y=array_of(np.float32, 1))
     with pytest.raises(ProtocolError, match=r"^Tensor name: z has inconsistent batch size: 3 expecting: 2$"):
         rows(y=[1, 2], z=[1, 2, 3])
     with pytest.raises(ProtocolError, match=r"^Failed to write JSON value for tensor type: complex64$"):
-        columns(y=np.complex64([1]))
+        columns(y=array_of(np.complex64, [1]))
 
 
 def test_answers_that_cannot_be_rows_are_refused_before_the_run() -> None:
