@@ -7,6 +7,7 @@ with a synchronous commit, which makes all before it durable as well.
 """
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -26,6 +27,8 @@ Connection = psycopg.Connection[Any]
 
 _DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PARTITION_LOCK = int.from_bytes(b"daybook2", "big")
+_RETRY_PARTITION_S = 60.0
 _RECORD = int(journal.EntryType.RECORD)
 _VOID = int(journal.EntryType.VOID)
 # What PostgreSQL says about a row, not about itself: only these are worth looking for the guilty one.
@@ -84,7 +87,8 @@ class Ingester:
     def __init__(self, connection: Connection, node: str) -> None:
         self._connection = connection
         self._node = node
-        self._days: set[date] = set()
+        self._days: set[date] = set()  # that have a partition
+        self._not_before: dict[date, float] = {}
         self._alarmed: set[tuple[bytes, str]] = set()
         connection.execute("SET synchronous_commit = off")
         self._read_partitions()
@@ -236,16 +240,20 @@ class Ingester:
         return alarms
 
     def _make_partition(self, day: date) -> bool:
-        """Whether the day has its partition now."""
+        """Whether the day has its partition now. What failed is tried again after a while, not with every batch."""
         if day in self._days:
             return True
+        if time.monotonic() < self._not_before.get(day, 0.0):
+            return False
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute("SET LOCAL lock_timeout = '2s'")
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_PARTITION_LOCK,))  # another scribe may be making it
                 partitions.create_partition(cursor, day)
-        except psycopg.errors.LockNotAvailable:  # a long reader holds the table: DEFAULT takes these
-            return False
-        except psycopg.errors.IntegrityError:  # DEFAULT holds rows of that day
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.IntegrityError) as error:
+            # A long reader holds the table, or DEFAULT holds rows of that day already: DEFAULT takes these, too.
+            logger.warning("partition not made", extra={"day": str(day), "error": _first_line(error)})
+            self._not_before[day] = time.monotonic() + _RETRY_PARTITION_S
             return False
         self._days.add(day)
         return True

@@ -83,6 +83,13 @@ class RecorderFigures:
     commit_us: int = 0  # sum over records
 
 
+@dataclass(frozen=True, slots=True)
+class JournalFigures:
+    bytes: int
+    groups: int
+    sync_s: float
+
+
 class Recorder:
     """One per gateway process. All methods are for the loop given to `start`, unless they say otherwise."""
 
@@ -159,6 +166,16 @@ class Recorder:
     @property
     def backlog(self) -> Verdict:
         return self._backlog.verdict
+
+    @property
+    def journal(self) -> JournalFigures:
+        """What the writers did since the start, and how long the last sync took."""
+        writers = self._writers()
+        return JournalFigures(
+            bytes=sum(writer.bytes_written for writer in writers),
+            groups=sum(writer.groups_written for writer in writers),
+            sync_s=max(writer.sync_s for writer in writers),
+        )
 
     @property
     def receipt_key(self) -> tuple[bytes, bytes]:
@@ -305,10 +322,20 @@ class Recorder:
         self._crew.submit(self._seal_in_thread, call, key, future)
 
     def _seal_in_thread(self, call: Call, key: SealingKey, future: "asyncio.Future[Committed]") -> None:
-        sealed = payloads.seal_parts(key, call.record_id, call.request, call.response, os.urandom, payloads.compress)
-        if self._large is None:
-            self._open_large_lane()
-        self._loop.call_soon_threadsafe(self._put_large, call, sealed, future)
+        try:
+            sealed = payloads.seal_parts(key, call.record_id, call.request, call.response, os.urandom, payloads.compress)
+            if self._large is None:
+                self._open_large_lane()
+        except Exception as error:  # no memory, or a fault of ours: the call must not wait for ever
+            logger.exception("large payload not recorded")
+            self._loop.call_soon_threadsafe(self._give_up_large, call, future, error)
+        else:
+            self._loop.call_soon_threadsafe(self._put_large, call, sealed, future)
+
+    def _give_up_large(self, call: Call, future: "asyncio.Future[Committed]", error: Exception) -> None:
+        self._pending_work -= 1
+        if not future.done():
+            self._refuse(future, call, f"the payload can't be recorded: {type(error).__name__}")
 
     def _open_large_lane(self) -> None:
         with self._large_lock:

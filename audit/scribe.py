@@ -25,7 +25,7 @@ from .backlog import Backlog, read_backlog, write_backlog
 from .files import TEMPORARY, is_locked
 from .ingest import Alarm, Connection, Ingester, Move, PositionMoved
 from .rowformat import FORMATS
-from .segments import End, Follower, Reading
+from .segments import READ_BYTES, End, Follower, Reading
 from .store import PayloadStore, Shipper
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Scribe:
         self._followers: dict[str, Follower] = {}
         self._unregistered: set[str] = set()  # followers whose position has not been read from the database yet
         self._passed_over: set[str] = set()  # closed, damaged or unreadable files: looked at once
+        self._has_more = False  # the last pass stopped because it had read enough
         self._is_file_gone = False  # the database may know segments that are no more
         self._voids: dict[bytes, int] = {}
         self._key_files: dict[str, _KeyFile] = {}
@@ -99,7 +100,7 @@ class Scribe:
                     failures += 1
                     continue
                 # Much was there: go on at once. Otherwise a steady beat, so that rows come in bulk.
-                pause = 0.0 if taken >= 2000 else self._options.poll_s - (time.monotonic() - started)
+                pause = 0.0 if taken and self._has_more else self._options.poll_s - (time.monotonic() - started)
                 if pause > 0:
                     self.stop.wait(pause)
         finally:
@@ -235,11 +236,15 @@ class Scribe:
         for follower in self._followers.values():
             if (offset := self._voids.get(follower.header.segment, -1)) >= 0:
                 follower.void_from = offset
+                if follower.position > offset:  # a reader went further than the writer had announced
+                    text = f"{follower.path.name} was read up to {follower.position}, its writer voided it from {offset}"
+                    self._alarm(Alarm("damage", str(UUID(bytes=follower.header.segment)), offset, text))
 
     # Taking
 
     def _ingest(self, ingester: Ingester) -> int:
         readings = {name: follower.read() for name, follower in self._followers.items()}
+        self._has_more = any(reading.position - self._followers[name].position >= READ_BYTES // 2 for name, reading in readings.items())
         moves: list[Move] = []
         alarms: list[Alarm] = []
         for name, reading in readings.items():

@@ -16,7 +16,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import fsspec
-import psycopg
 from fsspec.implementations.local import LocalFileSystem
 
 from . import ids
@@ -111,7 +110,7 @@ class Shipper:
                 self.ship(*self._queue.get_nowait())
 
     def ship(self, uuid: UUID, name: str) -> None:
-        """Store one segment, say so in the database, remove it. Safe to repeat from any point. Raises OSError, psycopg.Error."""
+        """Store one segment, say so in the database, remove it. Safe to repeat from any point. Raises what store and database raise."""
         path = self._directory / name
         key = self._store.key(uuid)
         with self._connect() as connection:
@@ -136,10 +135,7 @@ class Shipper:
                 try:
                     self.ship(uuid, name)
                     break
-                except (OSError, psycopg.Error) as error:
+                except Exception as error:  # a store's own errors have no common base; none of them may cost the segment
                     logger.warning("segment not shipped yet", extra={"segment": name, "error": str(error).partition("\n")[0]})
                     self._stop.wait(pause)
                     pause = min(30.0, pause * 2)
-                except Exception:  # a store's own errors have no common base: keep the segment, go on with the next
-                    logger.exception("segment not shipped", extra={"segment": name})
-                    break

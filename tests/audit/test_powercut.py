@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 
+from audit import keys, payloads
 from audit.errors import LogUnavailable
 from audit.recorder import Recorder
 from tests.audit.calls import make_call, make_recorder, read_entries, record_ids
@@ -69,11 +70,17 @@ def test_after_every_power_cut_each_answered_call_is_found_once(tmp_path: Path, 
         with suppress(OSError):  # the power may go before the first segment is made
             asyncio.run(live(recorder, disk, chance, life))
         disk.write_survivors(path, chance)
-        found = Counter(record_ids(read_entries(path)))
+        entries = read_entries(path)
+        found = Counter(record_ids(entries))
         context = f"seed {seed}, {len(life.answered)} answered, cut at {disk._cut_at}, failing {failing}"
         assert not life.answered - found.keys(), f"an answered call is lost: {context}"
         assert all(count == 1 for count in found.values()), f"a record is there twice: {context}"
         assert not life.refused & found.keys(), f"a call that got 503 is in the journal: {context}"
+        known = {key.key_id for file in path.glob("*.keys") for key in keys.iterate_keys(file.read_bytes())}
+        needed = {
+            part.key_id for entry in entries if b'"c":' in bytes(entry.leaf) for part in payloads.decode_parts(bytes(entry.attachment))
+        }
+        assert needed <= known, f"a payload's key is lost: {context}"
         outcomes["answered"] += len(life.answered)
         outcomes["refused"] += len(life.refused)
         shutil.rmtree(path)

@@ -1,6 +1,7 @@
 """`manage.py scribe`: the one process of this node that takes its journals into PostgreSQL."""
 
 import fcntl
+import logging
 import os
 import signal
 from pathlib import Path
@@ -13,6 +14,8 @@ from django.core.management.base import BaseCommand
 from audit import database
 from audit.payload_store import payload_store
 from audit.scribe import Scribe, ScribeOptions
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -30,7 +33,11 @@ class Command(BaseCommand):
 
         # A convenience only: what keeps two scribes from ingesting twice is the position in the database.
         lock = os.open(directory / "scribe.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another scribe follows this journal: waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         scribe.run()
