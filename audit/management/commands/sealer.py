@@ -28,7 +28,7 @@ class Command(BaseCommand):
             signers = load_signers(
                 Path(settings.VAR_DIR) / "keys",
                 settings.LOG_ORIGIN,
-                post_quantum=getattr(settings, "LOG_POST_QUANTUM", False),
+                post_quantum=settings.LOG_POST_QUANTUM,
                 may_create=lambda: outside.read_checkpoint() is None and _log_is_empty(),
             )
         except (MissingKey, ValueError) as error:
