@@ -172,7 +172,9 @@ def _draw(value: Any, *, is_answer: bool) -> tuple[Drawing, ...]:
 def _draw_list(value: list[Any], *, is_answer: bool) -> tuple[Drawing, ...]:
     if scores := _labelled_scores(value):
         return (Drawing(bars=_bars(scores)),)
-    if picture := find_picture(value):
+    is_flat = not (value and isinstance(value[0], list))
+    # An answer's flat list of 64 or 100 numbers is as likely a score for each class.
+    if not (is_answer and is_flat) and (picture := find_picture(value)):
         return (Drawing(picture=picture),)
     numbers = value if value and all(_is_number(item) for item in value) else None
     if numbers and is_answer and len(numbers) > 1:

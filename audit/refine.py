@@ -5,16 +5,24 @@ from datetime import UTC, datetime
 
 from .search import ModelRef, Query, Term, Text, quote, with_term
 
-_TIME = re.compile(r"(?:(?<=\s)|\A)(since|until):(\S+)", re.IGNORECASE)
+_TOKEN = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s"])+|"')
+_TIME = re.compile(r"(since|until):(.+)", re.IGNORECASE | re.DOTALL)
 
 
 def times_in(text: str) -> list[tuple[str, str, str]]:
     """The times that a query names: (since or until, what stands there, the query without it)."""
-    return [(match[1].lower(), match[2], _cut(text, match.start(), match.end())) for match in _TIME.finditer(text)]
+    return [(time[1].lower(), time[2], _cut(text, token.start(), token.end())) for token, time in _times(text)]
 
 
 def without_times(text: str) -> str:
-    return " ".join(_TIME.sub("", text).split()) if _TIME.search(text) else text.strip()
+    for token, _ in reversed(_times(text)):
+        text = _cut(text, token.start(), token.end())
+    return text.strip()
+
+
+def _times(text: str) -> list[tuple[re.Match[str], re.Match[str]]]:
+    found = ((token, _TIME.fullmatch(token[0])) for token in _TOKEN.finditer(text))
+    return [(token, time) for token, time in found if time is not None]
 
 
 def with_times(text: str, since: datetime, until: datetime) -> str:
