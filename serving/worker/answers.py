@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from ..dataplane import GROUP, Keys
 from ..engine.batch import Result
-from ..engine.errors import EngineError
+from ..engine.errors import Code, EngineError
 from ..protocol import frames
 from ..protocol.frames import REPLY_PART_BYTES, Buffer, FrameError
 from ..protocol.messages import InferenceResponse, Timing
@@ -25,13 +25,20 @@ logger = logging.getLogger(__name__)
 WRITE_SECONDS = 10.0
 
 
+class AnswerTooLarge(EngineError):
+    """What the model gave can't be carried back."""
+
+    code = Code.OUT_OF_RANGE
+
+
 class Answers:
     """Any thread may call any method. Writing doesn't wait for Redis to confirm."""
 
-    def __init__(self, address: Address, prefix: str, worker_id: str) -> None:
+    def __init__(self, address: Address, prefix: str, worker_id: str, max_frame_bytes: int) -> None:
         self._address = address
         self._keys = Keys(prefix)
         self._worker_id = worker_id
+        self._max_frame_bytes = max_frame_bytes
         self._token = int.from_bytes(os.urandom(4), "little") << 32
         self._lock = threading.Lock()
         self._connection: Connection | None = None  # all below: guarded by _lock
@@ -105,7 +112,9 @@ class Answers:
             except FrameError as fault:
                 error = EngineError(f"the model's outputs can't be sent: {fault}")
             else:
-                return request_id, parts, size
+                if size <= self._max_frame_bytes:
+                    return request_id, parts, size
+                error = AnswerTooLarge(f"the outputs take {size} bytes, at most {self._max_frame_bytes} are sent")
         return self._encode_error(request_id, error or EngineError("the run gave neither outputs nor an error"), timing)
 
     def _encode_error(self, request_id: bytes, error: EngineError, timing: Timing | None = None) -> tuple[bytes, list[Buffer], int]:

@@ -60,7 +60,7 @@ class WorkerLoop:
         on_stuck: Callable[[str, float], None] = end_process,
     ) -> None:
         address = Address.parse(options.redis_url)
-        answers = Answers(address, options.prefix, options.worker_id)
+        answers = Answers(address, options.prefix, options.worker_id, options.max_frame_bytes)
         self._callers = Callers(answers, options.num_callers)
         self._cancelled = CancelledIds(address, options.prefix, options.worker_id, self._callers)
         self._leases = LeaseKeeper(address, options.prefix, options.worker_id, self._callers.watch, on_stuck)

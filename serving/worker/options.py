@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class WorkerOptions:
     """worker_id: new with each start, for a lease and pending entries belong to one life of a process.
 
+    max_frame_bytes: a longer answer is an error.
     num_callers: batches that run at once; with one-thread sessions, two use two cores best.
     """
 

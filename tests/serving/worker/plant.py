@@ -50,9 +50,9 @@ class Server:
 class Worker:
     """A worker in this process."""
 
-    def __init__(self, url: str, worker_id: str, **loop_options: Any) -> None:
+    def __init__(self, url: str, worker_id: str, *, max_frame_bytes: int = 64 << 20, **loop_options: Any) -> None:
         self.manager = Manager(on_change=lambda: self.loop.manager_changed(), loaders=lambda platform: ScriptedLoader())
-        self.loop = WorkerLoop(WorkerOptions(url, PREFIX, worker_id), self.manager, **loop_options)
+        self.loop = WorkerLoop(WorkerOptions(url, PREFIX, worker_id, max_frame_bytes=max_frame_bytes), self.manager, **loop_options)
         self.loop.start()
 
     def serve(self, *models: DesiredModel) -> None:

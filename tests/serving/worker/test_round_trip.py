@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from serving.engine.errors import RunFailed
+from serving.engine.errors import Code, EngineError, RunFailed
+from serving.engine.options import BatchingOptions
 from tests.serving.worker.plant import Server, Worker, desired, doubled, gateway, run
 from tests.serving.worker.scripted import FAIL
 
@@ -50,5 +52,29 @@ def test_one_bad_request_fails_alone(server: Server, make_worker: Callable[..., 
                 with pytest.raises(RunFailed, match="must not be -1"):
                     await future
             await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_an_answer_too_large_to_carry_is_an_error(server: Server, make_worker: Callable[..., Worker], base: Path) -> None:
+    make_worker(max_frame_bytes=4096).serve(desired(base))
+
+    async def main() -> None:
+        async with gateway(server.url) as door:
+            with pytest.raises(EngineError, match="at most 4096 are sent") as failed:
+                await door.submit(*[1.0] * 2000)
+            assert failed.value.code is Code.OUT_OF_RANGE
+
+    run(main())
+
+
+def test_a_long_answer_travels_in_parts(server: Server, make_worker: Callable[..., Worker], base: Path) -> None:
+    make_worker().serve(desired(base, batching=BatchingOptions(mode="off")))
+    values = np.arange(700_000, dtype=np.float32)
+
+    async def main() -> None:
+        async with gateway(server.url) as door:
+            response = await door.submit(*values.tolist())
+            np.testing.assert_array_equal(response.outputs["y"], values * 2)
 
     run(main())
