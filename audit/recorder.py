@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,7 +23,8 @@ from .backlog import BacklogWatch, Verdict
 from .entries import CallEncoder, encode_event
 from .errors import LogStalled, LogUnavailable
 from .files import DiskDirectory, JournalDirectory
-from .keys import KeyJournal, mint_key, wrap_key
+from .keymint import KeyMint
+from .keys import KeyJournal
 from .payloads import SealingKey
 from .receipts import MERGE_DELAY_S, ReceiptSigner, SignedGroup, encode_text
 from .record import Call
@@ -101,9 +101,7 @@ class Recorder:
         self._directory = directory if directory is not None else DiskDirectory(options.directory)
         self._signer = ReceiptSigner(options.origin, options.merge_delay_s)
         self._encoder = CallEncoder(options.node, options.master_key)
-        self._key_journal = KeyJournal(self._directory, self.start_id, options.node)
-        self._keys: dict[str, SealingKey] = {}
-        self._minting: dict[str, list[Callable[[SealingKey | OSError], None]]] = {}
+        self._keys = KeyMint(KeyJournal(self._directory, self.start_id, options.node), options.master_key)
         self._contexts: set[bytes] = set()
         self._gap: dict[str, int] = {}
         self._gap_from_us = 0
@@ -112,7 +110,6 @@ class Recorder:
         self._large: Writer | None = None
         self._large_lock = threading.Lock()
         self._crew = ThreadPoolExecutor(2, thread_name_prefix="recorder")
-        self._minter = ThreadPoolExecutor(1, thread_name_prefix="recorder-keys")
         self._backlog = BacklogWatch(options.directory, self._directory, options.max_bytes, options.merge_delay_s)
         self._backlog.own_segments = lambda: {name: used for writer in self._writers() for name, used in writer.segments_used.items()}
         self._watch_handle: asyncio.TimerHandle | None = None
@@ -126,6 +123,7 @@ class Recorder:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Open the journal and announce the receipt key. Raises OSError when the directory can't be written."""
         self._loop = loop
+        self._keys.start(loop)
         if self.options.switch_interval_s is not None:
             sys.setswitchinterval(self.options.switch_interval_s)
         self._small.start()
@@ -147,8 +145,7 @@ class Recorder:
             await self._loop.run_in_executor(None, writer.stop)
         self._backlog.stop()
         self._crew.shutdown(wait=True)
-        self._minter.shutdown(wait=True)
-        self._key_journal.close()
+        self._keys.close()
 
     @property
     def ready(self) -> bool:
@@ -195,11 +192,11 @@ class Recorder:
             self._put(self._encoder.encode(call, b"", b""), call.record_id, future)
             return future
         scope = self._encoder.scope(call)
-        key = self._keys.get(scope)
+        key = self._keys.find(scope)
         size = (len(request) if request is not None else 0) + (len(response) if response is not None else 0)
         if key is None:
             self._pending_work += 1
-            self._mint(scope, lambda result: self._with_key(result, call, size, future))
+            self._keys.request(scope, lambda result: self._with_key(result, call, size, future))
         elif size > payloads.COMPRESS_OVER:
             self._pending_work += 1
             self._seal_large(call, key, future)
@@ -242,7 +239,7 @@ class Recorder:
 
     def forget_scope(self, scope: str) -> None:
         """Drop a scope's key from memory (erasure). Later records of the scope get a new key."""
-        self._keys.pop(scope, None)
+        self._keys.forget(scope)
 
     # Inside
 
@@ -281,30 +278,6 @@ class Recorder:
         future.set_exception(LogUnavailable(why))
 
     # Keys and large payloads
-
-    def _mint(self, scope: str, then: Callable[[SealingKey | OSError], None]) -> None:
-        """Mint the scope's key in a thread: its journal is synced before the key is used."""
-        if (waiting := self._minting.get(scope)) is not None:
-            waiting.append(then)
-            return
-        self._minting[scope] = [then]
-        self._minter.submit(self._mint_in_thread, scope)
-
-    def _mint_in_thread(self, scope: str) -> None:
-        key = mint_key(scope, time.time_ns() // 1000)
-        result: SealingKey | OSError = SealingKey.of(key)
-        try:
-            self._key_journal.append(wrap_key(self.options.master_key, key))
-        except OSError as error:
-            logger.error("key journal write failed", extra={"error": str(error)})
-            result = error
-        self._loop.call_soon_threadsafe(self._minted, scope, result)
-
-    def _minted(self, scope: str, result: SealingKey | OSError) -> None:
-        if isinstance(result, SealingKey):
-            self._keys[scope] = result
-        for then in self._minting.pop(scope):
-            then(result)
 
     def _with_key(self, result: SealingKey | OSError, call: Call, size: int, future: "asyncio.Future[Committed]") -> None:
         if isinstance(result, OSError):
