@@ -50,8 +50,7 @@ class RecorderOptions:
     merge_delay_s: int = MERGE_DELAY_S
     segment_bytes: int = 64 << 20
     rotate_s: float = 60.0
-    # Threads change hands at the GIL this often. At Python's 5 ms the writer waits that long for a busy loop after each sync;
-    # measured in docs/architecture.md.
+    # Threads change hands at the GIL this often. At Python's 5 ms the writer waits that long for a busy loop after each sync.
     switch_interval_s: float | None = 0.0005
 
 

@@ -114,8 +114,7 @@ class Scribe:
         self._register()
         # Who is dead must be known before voids are looked for: a failing writer makes its void durable before it lets go of the
         # failed segment, so whoever sees that segment unlocked finds the void.
-        died = [not follower.check_alive() for follower in list(self._followers.values())]
-        if any(died):
+        if any(self._is_dead(follower) for follower in list(self._followers.values())):
             self._scan()
             self._register()
         self._find_voids()
@@ -228,6 +227,15 @@ class Scribe:
                 self._execute("UPDATE audit_journalsegment SET state = 'damaged' WHERE uuid = %s", (uuid,))
                 self._alarm(Alarm("damage", str(uuid), position, f"{name} is gone before it was finished"))
         self._is_file_gone = False
+
+    def _is_dead(self, follower: Follower) -> bool:
+        """Whether its writer is gone, since this pass or before. A segment that can't be synced is left as it is, with an alarm."""
+        try:
+            return not follower.check_alive()
+        except OSError as error:
+            uuid = str(UUID(bytes=follower.header.segment))
+            self._alarm(Alarm("damage", uuid, follower.position, f"{follower.path.name} can't be synced: {error}"))
+            return False
 
     def _find_voids(self) -> None:
         for follower in self._followers.values():
