@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -223,8 +224,7 @@ class Connection:
         try:
             self._connect(address)
             self.call_all(address.greeting(name))
-            self._timeout = timeout
-            self._socket.settimeout(timeout)
+            self._limit(timeout)
         except (OSError, ReplyError) as error:
             self.close()
             raise RedisGone(f"can't connect to Redis: {error}") from error
@@ -240,6 +240,14 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.tls:
             self._socket = address.tls.wrap_socket(self._socket, server_hostname=address.host)
+
+    def _limit(self, timeout: float | None) -> None:
+        """Let the kernel keep the time: Python's own timeouts cost a `poll` beside every `send` and `recv`."""
+        self._socket.setblocking(True)
+        if timeout is not None:
+            seconds = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
 
     def send(self, data: Buffer) -> None:
         """Write packed commands; their replies must be read, in order. Raises RedisGone."""
@@ -265,21 +273,28 @@ class Connection:
 
     def read_ready(self) -> list[Reply]:
         """The replies that have come already. Raises RedisGone."""
-        self._socket.setblocking(False)
         try:
-            while data := self._socket.recv(READ_BYTES):
+            while data := self._receive_now():
                 self._reader.feed(data)
             raise RedisGone("the connection to Redis was closed")
         except (BlockingIOError, ssl.SSLWantReadError):
             pass
         except OSError as error:
             raise error if isinstance(error, RedisGone) else RedisGone(f"the connection to Redis was lost: {error}") from error
-        finally:
-            self._socket.settimeout(self._timeout)
         replies = []
         while (reply := self._reader.gets()) is not _NOTHING:
             replies.append(reply)
         return replies
+
+    def _receive_now(self) -> bytes:
+        """Raises BlockingIOError or SSLWantReadError when nothing is there."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        self._socket.setblocking(False)
+        try:
+            return self._socket.recv(READ_BYTES)
+        finally:
+            self._socket.setblocking(True)
 
     def call(self, *command: Argument) -> Reply:
         """Raises RedisGone, or the reply when it's a ReplyError."""

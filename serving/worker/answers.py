@@ -23,6 +23,8 @@ from .received import Entry, Received
 logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 10.0
+MAX_UNCONFIRMED = 32  # writes; reading what confirms them costs as much as writing
+MAX_UNCONFIRMED_BYTES = 1 << 20
 
 
 class AnswerTooLarge(EngineError):
@@ -45,6 +47,7 @@ class Answers:
         self._run_id = ""
         self._unconfirmed: deque[tuple[bytes, int]] = deque()  # what was written, and how many replies that makes
         self._num_confirmed = 0  # of the first of them
+        self._unconfirmed_bytes = 0  # written since confirmations were read
         self.num_answered = 0
 
     def answer(self, results: Iterable[Result], device: str = "") -> None:
@@ -153,7 +156,9 @@ class Answers:
                 logger.warning("answers not written, trying again", extra={"error": str(error), "requests": len(answers)})
                 self._drop_connection()
             else:
-                self._read_confirmations()
+                self._unconfirmed_bytes += len(data)
+                if len(self._unconfirmed) >= MAX_UNCONFIRMED or self._unconfirmed_bytes >= MAX_UNCONFIRMED_BYTES:
+                    self._read_confirmations()
 
     def _put_replies(self, gateway: str, replies: list[tuple[bytes, list[Buffer], int]], written: list[Buffer]) -> int:
         """The commands that carry replies to one gateway, in entries of 1 MB at most; returns their number."""
@@ -200,6 +205,7 @@ class Answers:
     def _read_confirmations(self) -> None:
         """Take in those that have come. Under _lock."""
         assert self._connection is not None
+        self._unconfirmed_bytes = 0
         try:
             for reply in self._connection.read_ready():
                 self._confirm(reply)

@@ -122,7 +122,7 @@ class Engine:
             if self._changed or time.monotonic() - reported >= REPORT_SECONDS:
                 self._changed = False
                 reported = time.monotonic()
-                if not self._publish(reported):
+                if not self._publish():
                     self._changed = True
             self._wake.wait(POLL_SECONDS)
 
@@ -149,8 +149,9 @@ class Engine:
         except Exception:
             logger.exception("steward failed")
 
-    def _publish(self, begun: float) -> bool:
+    def _publish(self) -> bool:
         """Report the manager's status. Whether it was taken down."""
+        generation = self._manager.generation
         statuses = list(self._manager.status().values())
         self._show()
         device = next((version.device for model in statuses for version in model.versions if version.state is State.AVAILABLE), "")
@@ -159,7 +160,7 @@ class Engine:
         except Exception as error:
             logger.warning("status not reported", extra={"error": f"{type(error).__name__}: {error}"})
             return False
-        self._loop.reported(begun)
+        self._loop.reported(generation)
         return True
 
     def _show(self) -> None:

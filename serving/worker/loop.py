@@ -138,9 +138,9 @@ class WorkerLoop:
         """The manager knows what is desired: from now on unknown versions may be answered as not found."""
         self._served.settled = True
 
-    def reported(self, begun: float) -> None:
-        """The manager's status as it was at `begun` (monotonic seconds) has been published to the gateways."""
-        self._served.reported(begun)
+    def reported(self, generation: int) -> None:
+        """The manager's status of this generation, or a later one, has been published to the gateways."""
+        self._served.reported(generation)
         self._changed.set()
 
     def _keep(self) -> None:

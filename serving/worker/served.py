@@ -33,6 +33,7 @@ class Served:
     readers: dict[int, Reader] = field(default_factory=dict)  # by priority
     configured: tuple[object, ...] = ()
     leaving_since: float | None = None
+    leaving_generation: int = 0  # of the manager, when it was found to be leaving
     snapshot: int | None = None  # the published one that no longer routes here
 
     @property
@@ -49,15 +50,15 @@ class ServedVersions:
         self._waits_for_report = waits_for_report
         self._lock = threading.Lock()
         self._served: dict[ServableKey, Served] = {}  # guarded by _lock; changed by `follow` alone
-        self._reported = 0.0  # when the last report that has arrived was begun
+        self._reported = -1  # the manager's generation in the last report that has arrived
         self._generation = -1
         self.changed = True  # since `lease` was published last
         self.paused = False  # let go of everything, begin nothing
         self.settled = False  # whether the manager has been told what is desired
 
-    def reported(self, begun: float) -> None:
-        """The status as it was at `begun` (monotonic) has been published."""
-        self._reported = begun
+    def reported(self, generation: int) -> None:
+        """The manager's status of this generation, or a later one, has been published."""
+        self._reported = generation
 
     def find_handle(self, base: str) -> Handle | None:
         with self._lock:
@@ -112,6 +113,7 @@ class ServedVersions:
                         self._begin(key)
                     elif version.state is State.UNLOADING and (served := self._served.get(key)) and served.leaving_since is None:
                         served.leaving_since = time.monotonic()
+                        served.leaving_generation = self._generation
         for key, served in list(self._served.items()):
             self._configure(served)
             self._read_low_priority(connection, served)
@@ -183,7 +185,7 @@ class ServedVersions:
             logger.warning("unloaded although gateways may still route to it", extra={"stream": served.base})
             return True
         if served.snapshot is None:
-            if self._waits_for_report and self._reported <= served.leaving_since:
+            if self._waits_for_report and self._reported < served.leaving_generation:
                 return False
             served.snapshot = int(connection.call("GET", self._road.keys.snapshot_version) or 0)
         keys = self._road.keys

@@ -81,3 +81,18 @@ def test_cancelled_within_the_tick_is_never_sent(server: Server, make_worker: Ca
 
     run(main())
     assert runs(base) == [[1.0]]
+
+
+def test_a_run_past_twice_its_timeout_is_found(server: Server, make_worker: Callable[..., Worker], slow: Path) -> None:
+    stuck: list[tuple[str, float]] = []
+    worker = make_worker(on_stuck=lambda servable, seconds: stuck.append((servable, seconds)))
+    worker.serve(desired(slow, timeout=0.02))
+
+    async def main() -> None:
+        async with gateway(server.url) as door:
+            await asyncio.gather(*[door.submit(1.0) for _ in range(3)])
+
+    run(main())
+    assert stuck
+    assert stuck[0][0] == "m@1"
+    assert stuck[0][1] > 0.04

@@ -1,7 +1,6 @@
 """Versions come and go under the requests."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def test_unloading_waits_for_the_gateways_and_for_what_is_queued(
             server.client().set(f"{PREFIX}snapshot:version", 2)
             await asyncio.sleep(0.7)
             assert doubled(await door.submit(1.0, version=1)) == [2.0], "not reported yet"
-            worker.loop.reported(time.monotonic())
+            worker.loop.reported(worker.manager.generation)
             await asyncio.sleep(0.7)
             assert doubled(await door.submit(1.0, version=1)) == [2.0], "this gateway still routes by snapshot 1"
             queued = [door.submit(float(n), version=1) for n in range(200)]
