@@ -252,6 +252,10 @@ class OpenLog:
 
     def seal(self) -> int:
         """Seal the next batch, oldest first, in one transaction; returns how many leaves."""
+        # Asked twenty times a second: one cheap statement while nothing waits, instead of a transaction.
+        if not _one(self._connection, "SELECT EXISTS (SELECT FROM audit_outbox)")[0]:
+            self.behind = False
+            return 0
         try:
             with self._connection.transaction():
                 sealed = self._seal_batch()
