@@ -45,6 +45,9 @@ def read_options() -> GatewayOptions:
         gateway_url=environment.url("GATEWAY_URL", f"http://127.0.0.1:{gateway_port}"),
         max_body_bytes=environment.integer("MAX_BODY_MB", 64, low=1) * _MB,
         max_frame_bytes=environment.integer("MAX_FRAME_MB", 64, low=1) * _MB,
+        max_open_bytes=environment.integer("GATEWAY_MAX_OPEN_MB", 512, low=1) * _MB,
+        max_in_flight=environment.integer("GATEWAY_MAX_IN_FLIGHT", 896, low=1),
+        max_in_flight_per_model=environment.integer("GATEWAY_MAX_IN_FLIGHT_PER_MODEL", 640, low=1),
         grace_s=environment.seconds("GATEWAY_GRACE_S", 10.0),
         body_timeout_s=environment.seconds("BODY_TIMEOUT_S", 30.0, low=0.1),
     )

@@ -28,12 +28,14 @@ from .http import JSON, Bodies, close_unanswered, cors_headers, gzip_answer
 from .limits import Limiter
 from .metrics import Metrics
 from .options import GatewayOptions
-from .routing import Routes
+from .routing import ModelRoute, Routes
 from .snapshots import SnapshotHolder
 
 logger = logging.getLogger(__name__)
 
 WATCH_S: Final = 0.05  # calls older than this are watched for their caller's leaving
+_MEASURE_EVERY: Final = 10  # watches
+_BUSY_FROM: Final = 64  # calls of one model under way
 _MAX_TIMEOUT_MS: Final = 3_600_000
 
 
@@ -64,6 +66,8 @@ class Door:
         self.authenticator = Authenticator()
         self.stopping = False
         self.exchanges: dict[Exchange, None] = {}  # under way, oldest first
+        self._watches = 0
+        self._measured_s = time.monotonic()
 
     # Admission
 
@@ -80,6 +84,23 @@ class Door:
         if len(self.exchanges) >= self.options.max_in_flight:
             raise TooMany("The gateway has as many calls under way as it takes.", retry_after=1.0)
         self.exchanges[exchange] = None
+
+    def find_overload(self, model: ModelRoute) -> TooMany | None:
+        """Why one more call of this model is too many: its share of places is taken, or it would wait beyond its timeout.
+
+        The first keeps other models' callers served; the second keeps answers worth having when more is asked than can be done.
+        """
+        under_way = model.in_flight
+        if under_way.count >= self.options.max_in_flight_per_model:
+            return TooMany(
+                f"The model {model.deployment.name} has as many calls under way as it takes.", retry_after=under_way.wait_s() / 2
+            )
+        if under_way.count >= _BUSY_FROM and (wait_s := under_way.wait_s()) * 1000 > model.deployment.timeout_ms:
+            return TooMany(
+                f"The model {model.deployment.name} has more calls waiting than it answers in time.",
+                retry_after=wait_s - model.deployment.timeout_ms / 1000,
+            )
+        return None
 
     def leave(self, exchange: Exchange) -> None:
         self.exchanges.pop(exchange, None)
@@ -181,6 +202,12 @@ class Door:
 
     def watch(self) -> None:
         """Look after calls that take long. Called every `WATCH_S`; most calls are over before they are looked at once."""
+        self._watches += 1
+        if self._watches % _MEASURE_EVERY == 0:
+            now = time.monotonic()
+            for model in self.routes.models.values():
+                model.in_flight.measure(now - self._measured_s, _BUSY_FROM)
+            self._measured_s = now
         oldest_ns = time.monotonic_ns() - int(WATCH_S * 1e9)
         for exchange in list(self.exchanges):
             if exchange.started_ns > oldest_ns:

@@ -12,7 +12,7 @@ from serving.protocol.messages import Timing
 from serving.snapshot import Deployment
 
 from .auth import NO_LIMITS, Caller, address_of, truncate_address
-from .http import Body, HTTPProtocol, Scope
+from .http import Body, HTTPProtocol, Scope, content_length
 from .trace import format_trace, parse_trace
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ class Exchange:
         self.future: Any = None  # the model's answer, while it is awaited
         self.watcher: Any = None  # the task that waits for the caller to leave
 
-    def is_older_than(self, now_ns: int, age_ns: int) -> bool:
-        return now_ns - self.started_ns > age_ns
+    def declares_more_than(self, size: int) -> bool:
+        declared = content_length(self.scope.headers)
+        return declared is None or declared > size
 
     @property
     def traceparent(self) -> str:

@@ -77,7 +77,7 @@ class Bodies:
 
     async def read(self, headers: Headers, protocol: HTTPProtocol, body: Body) -> None:
         """Fill `body`; `release` it in any case. Raises BodyTooLarge, BodyTooSlow, TooMany, BadEncoding, CallerGone."""
-        declared = _content_length(headers)
+        declared = content_length(headers)
         if declared is not None:
             self._hold(body, declared)
         task = asyncio.current_task()
@@ -142,7 +142,7 @@ class Bodies:
             task.cancel()
 
 
-def _content_length(headers: Headers) -> int | None:
+def content_length(headers: Headers) -> int | None:
     """What the head declares. None: chunked, or an HTTP/2 body without it. The server has refused what is no number."""
     text = headers.get("content-length")
     return int(text) if text is not None and text.isdecimal() and len(text) < 19 else None

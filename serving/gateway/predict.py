@@ -12,7 +12,7 @@ from serving.protocol.tfs_rest import DEFAULT_SIGNATURE, Predict, decode_inputs,
 
 from .auth import authorize
 from .door import Door
-from .errors import CallerGone, NotImplementedHere, NotReady, TooMany
+from .errors import CallerGone, NotImplementedHere, NotReady
 from .exchange import Exchange, answer_in_words
 from .limits import Limiter
 from .routing import ModelRoute, Route, ServableRoute, get_servable
@@ -20,14 +20,21 @@ from .routing import ModelRoute, Route, ServableRoute, get_servable
 # A longer body is stored as the arrays that it was decoded to, which are smaller and cheaper to encrypt (RULES 2.6).
 STORED_AS_RECEIVED: Final = 16 * 1024
 
+# Of a call that is refused for overload a short body is read nevertheless: a connection with an unread one can't be used again.
+_READ_ANYWAY: Final = 64 * 1024
+
 
 async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRoute | None) -> None:
     """Answer one call. Raises whatever the door's error table knows; then nothing was sent."""
     headers = exchange.scope.headers
     caller = exchange.caller = door.authenticator.authenticate(headers, exchange.scope.client, door.queue.server_now_us)
     exchange.has_caller = True
+    overload = None
     if model is not None:
         authorize(caller, model.deployment, "predict", snapshot_is_stale=door.snapshots.is_stale)
+        overload = door.find_overload(model)
+        if overload is not None and exchange.declares_more_than(_READ_ANYWAY):
+            raise overload
     meter = None
     if caller.has_limits:
         meter = door.limiter.admit(caller.meter, caller.limits) or await door.limiter.admit_leased(caller.meter, caller.limits)
@@ -35,6 +42,8 @@ async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRout
         body = exchange.body
         await door.bodies.read(headers, exchange.protocol, body)
         exchange.body_sha256 = sha256(body.received).digest()
+        if overload is not None:
+            raise overload
         if route.verb != "predict":
             raise NotImplementedHere(f"{route.verb} is not served yet; predict answers with the same model's outputs.")
         parsed = parse_predict(body.data)
@@ -80,9 +89,9 @@ def _packed(decoded: Predict, signature_name: str) -> bytes:
 
 async def _run(door: Door, exchange: Exchange, model: ModelRoute, servable: ServableRoute, decoded: Predict) -> InferenceResponse:
     """Through the queue to a worker and back."""
+    if (overload := door.find_overload(model)) is not None:  # again: others came while the body was read
+        raise overload
     under_way = model.in_flight
-    if under_way.count >= door.options.max_in_flight_per_model:
-        raise TooMany(f"The model {servable.model} has as many calls under way as it takes.", retry_after=1.0)
     request = InferenceRequest(servable.model, servable.version, exchange.signature, decoded.inputs, decoded.rows, decoded.output_filter)
     under_way.count += 1
     try:
@@ -106,6 +115,7 @@ async def _run(door: Door, exchange: Exchange, model: ModelRoute, servable: Serv
         raise
     finally:
         under_way.count -= 1
+        under_way.done += 1
         exchange.future = None
     exchange.timing = response.timing
     return response

@@ -69,9 +69,24 @@ class ModelRoute:
 
 @dataclass(slots=True)
 class InFlight:
-    """How many calls of one model are under way in this gateway. Owned by the loop."""
+    """How many calls of one model are under way in this gateway, and how fast they are answered. Owned by the loop."""
 
     count: int = 0
+    done: int = 0  # since the last measurement
+    rate: float = 0.0  # answers per second while many wait, 0 until that was seen
+    was_busy: bool = False
+
+    def measure(self, seconds: float, busy_from: int) -> None:
+        """Learn the rate of an interval in which work never ran out: only that says what the model can do."""
+        is_busy = self.count >= busy_from
+        if is_busy and self.was_busy:
+            found = self.done / seconds
+            self.rate = found if not self.rate else self.rate + (found - self.rate) * 0.3
+        self.was_busy, self.done = is_busy, 0
+
+    def wait_s(self) -> float:
+        """How long a call that comes now waits for its answer, as far as is known."""
+        return self.count / self.rate if self.rate else 0.0
 
 
 @dataclass(frozen=True, slots=True)

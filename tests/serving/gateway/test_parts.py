@@ -14,7 +14,7 @@ from serving.gateway.auth import Authenticator, Caller, authorize, key_text, tru
 from serving.gateway.exchange import answer_in_words
 from serving.gateway.http import inflate
 from serving.gateway.metrics import Metrics
-from serving.gateway.routing import Routes, build_routes, get_servable, parse_route
+from serving.gateway.routing import InFlight, Routes, build_routes, get_servable, parse_route
 from serving.gateway.trace import format_trace, parse_trace
 from serving.protocol.errors import ProtocolError, UnsupportedType
 from serving.snapshot import Limits
@@ -215,3 +215,17 @@ def test_metrics_count_by_servable() -> None:
     assert 'daybook_refused_total{code="NOT_FOUND",model="odd\\"name",status="404"} 1.0' in text
     theirs = metrics.tensorflow_serving_text().decode()
     assert ':tensorflow:serving:request_latency_bucket{model_name="a",API="predict",entrypoint="REST",le="+Inf"} 3' in theirs
+
+
+def test_the_rate_of_a_model_is_learned_while_it_is_busy() -> None:
+    under_way = InFlight(count=100)
+    under_way.measure(0.5, 64)
+    assert under_way.wait_s() == 0.0  # nothing is known yet
+    under_way.done = 50
+    under_way.measure(0.5, 64)
+    assert under_way.wait_s() == pytest.approx(1.0)
+    under_way.count = 3
+    under_way.done = 1
+    under_way.measure(0.5, 64)  # idle intervals say nothing
+    under_way.count = 200
+    assert under_way.wait_s() == pytest.approx(2.0)
