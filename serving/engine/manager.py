@@ -9,8 +9,6 @@ pending entries) holds a handle while it does.
 """
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from .batch import BatchRule
-from .errors import Code, EngineError, InvalidOptions, NoMemory, UnknownServable
+from .errors import Code, EngineError, InvalidModel, InvalidOptions, NoMemory, UnknownServable
 from .lifecycle import MAX_RETRY_DELAY, ModelStatus, Version, VersionStatus
 from .memory import find_available_bytes, trim
 from .options import DesiredModel
@@ -32,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 KEPT_ENDED = 3  # END entries kept per model, so that people see what happened last
 KEPT_GONE = 100  # models that aren't desired any more of which something is still shown
-LOADER_NICENESS = 10  # load threads yield to threads that answer
 
 
 class Handle:
@@ -102,8 +99,8 @@ class Manager:
         self._closed = False
         self._loaders: dict[str, Future[Loader]] = {}  # by platform
         self._prepare_pool = ThreadPoolExecutor(1, "prepare")
-        self._load_pool = ThreadPoolExecutor(num_load_threads, "load", initializer=_be_nice)
-        self._unload_pool = ThreadPoolExecutor(1, "unload", initializer=_be_nice)
+        self._load_pool = ThreadPoolExecutor(num_load_threads, "load")
+        self._unload_pool = ThreadPoolExecutor(1, "unload")
 
     # What is desired
 
@@ -122,7 +119,6 @@ class Manager:
             if self._closed:
                 return
             for model in desired.values():
-                # A loader may start threads that serve later, which mustn't inherit the niceness of a load thread.
                 if model.platform not in self._loaders or _has_raised(self._loaders[model.platform]):
                     self._loaders[model.platform] = self._prepare_pool.submit(self._find_loader, model.platform)
             self._models = desired
@@ -335,6 +331,8 @@ class Manager:
             servable, rules = self._load_and_probe(version, files)
         except EngineError as fault:
             error = fault
+        except OSError as fault:
+            error = InvalidModel(f"{version.path} can't be read: {fault}", Code.UNAVAILABLE)
         except Exception as fault:
             logger.exception("load failed", extra={"servable": str(version.key)})
             error = EngineError(f"{type(fault).__name__}: {fault}")
@@ -425,9 +423,3 @@ class Manager:
 
 def _has_raised(future: "Future[Loader]") -> bool:
     return future.done() and future.exception() is not None
-
-
-def _be_nice() -> None:
-    """Lower this thread's claim to the CPU. On Linux niceness belongs to the thread, and threads that it starts inherit it."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICENESS)

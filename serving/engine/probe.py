@@ -17,7 +17,7 @@ from .batch import BatchRule, Form
 from .dtypes import numpy_dtype
 from .errors import EngineError
 from .examples import Feature, learn_features, make_example
-from .servable import Servable, Signature, TensorSpec
+from .servable import BackgroundRunner, Servable, Signature, TensorSpec
 
 NUM_ROWS = 5
 SCALES = ([1.0] * 5, [0.05] * 5, [30.0] * 5, [0.1, 30.0, 1.0, 0.02, 5.0])  # of the rows' values, round by round
@@ -101,6 +101,9 @@ class _Rows:
 
 
 def _runner(servable: Servable, name: str) -> Run:
+    if isinstance(servable, BackgroundRunner):
+        background = servable.run_in_background
+        return lambda inputs: background(name, inputs, timeout_ms=TIMEOUT_MS)
     return lambda inputs: servable.run(name, inputs, timeout_ms=TIMEOUT_MS)
 
 

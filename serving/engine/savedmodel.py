@@ -4,7 +4,6 @@ Format: `saved_model.pb` (or `.pbtxt`) holds a SavedModel message, `variables/` 
 Source: tensorflow/core/protobuf/saved_model.proto, https://www.tensorflow.org/guide/saved_model#the_savedmodel_format_on_disk.
 """
 
-import hashlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -181,27 +180,3 @@ def decode_tensor(message: TensorProto) -> np.ndarray:
     if not len(values):
         return np.zeros(shape, dtype)
     return np.concatenate([values, np.repeat(values[-1:], size - len(values))]).reshape(shape)
-
-
-def digest_files(path: str) -> tuple[str, int]:
-    """The artifact's digest (64 hex) and size in bytes.
-
-    SHA-256 over all files, sorted by their path relative to `path` (with `/`, as UTF-8 bytes); of each: path, NUL, size in
-    decimal, NUL, content. Two copies of a model have one digest whatever their dates and places.
-    """
-    root = Path(path)
-    digest = hashlib.sha256()
-    total = 0
-    files = sorted((os.fsencode(file.relative_to(root).as_posix()), file) for file in root.rglob("*") if file.is_file())
-    for relative, file in files:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            digest.update(b"%s\0%d\0" % (relative, size))
-            left = size
-            while left and (chunk := stream.read(min(left, 1 << 20))):
-                digest.update(chunk)  # above 2 KB hashlib lets the GIL go
-                left -= len(chunk)
-            if left:
-                raise InvalidModel(f"{file} shrank while it was read", Code.ABORTED)
-        total += size
-    return digest.hexdigest(), total

@@ -5,7 +5,7 @@ A servable is one loaded (model, version). It sees whole NumPy arrays and knows 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,4 +82,13 @@ class Servable(Protocol):
 
     def unload(self) -> None:
         """Give everything back. No `run` is under way and none will follow."""
+        ...
+
+
+@runtime_checkable
+class BackgroundRunner(Protocol):
+    """A servable that can also run without taking the device from those who wait for answers."""
+
+    def run_in_background(self, signature: str, inputs: Arrays, *, timeout_ms: int) -> dict[str, np.ndarray]:
+        """As `Servable.run`, at low priority; for probing and warming up."""
         ...

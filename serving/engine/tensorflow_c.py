@@ -11,11 +11,14 @@ Source: tensorflow/c/c_api.h, tf_tensor.h, tf_tstring.h at v2.21.0.
 """
 
 import ctypes
+import os
 import sys
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from enum import IntEnum
 from pathlib import Path
-from threading import Lock
 
 from serving.protocol.protos.config_pb2 import ConfigProto, RunOptions
 
@@ -140,7 +143,7 @@ def find_directory() -> Path:
     raise Unavailable("TensorFlow isn't installed: no tensorflow/libtensorflow_cc.* on sys.path")
 
 
-_lock = Lock()
+_lock = threading.Lock()
 _functions: Functions | None = None
 
 
@@ -164,13 +167,32 @@ def load_op_library(path: str) -> None:
         raise EngineError(f"op library {path} can't be loaded: {error.message}", error.code) from error
 
 
+class Pool(IntEnum):
+    """Where the ops of a run are run.
+
+    CALLER: on the calling thread, 14 µs for a small graph instead of 36; a loop that never ends isn't broken off at the timeout.
+    SERVE: in threads that all sessions share. LOAD: in others, of low priority, for restoring variables and for probing.
+    """
+
+    CALLER = -1
+    SERVE = 0
+    LOAD = 1
+
+
+LOAD_NICENESS = 10
+NUM_SERVE_THREADS = 2
+NUM_LOAD_THREADS = 2
+
+
 def session_config(*, num_gpus: int | None = None) -> bytes:
-    """A serialized ConfigProto for serving: one thread per op, one pool for the ops of all sessions.
+    """A serialized ConfigProto for serving: one thread per op, the pools of `Pool` for the ops of all sessions.
 
     Two callers with one-thread ops use two cores best: splitting one small product over threads costs more in wake-ups than it
     saves. GPU memory grows as needed instead of being grabbed.
     """
     config = ConfigProto(intra_op_parallelism_threads=1, allow_soft_placement=True)
+    config.session_inter_op_thread_pool.add(num_threads=NUM_SERVE_THREADS, global_name="serve")
+    config.session_inter_op_thread_pool.add(num_threads=NUM_LOAD_THREADS, global_name="load")
     config.gpu_options.allow_growth = True
     if num_gpus is not None:
         config.device_count["GPU"] = num_gpus
@@ -178,7 +200,28 @@ def session_config(*, num_gpus: int | None = None) -> bytes:
 
 
 def start_pools(config: bytes) -> None:
-    """Make TensorFlow start the threads that all sessions share, on behalf of this thread: they inherit its niceness."""
+    """Make TensorFlow start its shared threads, those of LOAD at low priority.
+
+    Niceness belongs to a thread and is inherited by those that it starts; without privileges it can only grow. Hence the two
+    steps: the first session starts the pools that it names, on behalf of the thread that makes it. A Python thread must not be
+    nice itself: once it has asked for the GIL, whoever lets it go waits until it was really taken (CPython's forced switching),
+    and a thread of low priority may be a long time coming.
+    """
+    whole = ConfigProto.FromString(config)
+    first = ConfigProto.FromString(config)
+    del first.session_inter_op_thread_pool[Pool.LOAD :]
+    _make_session(first.SerializeToString())
+
+    def start() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOAD_NICENESS)
+        _make_session(whole.SerializeToString())
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(start).result()
+
+
+def _make_session(config: bytes) -> None:
     functions = get_functions()
     status = Status(functions)
     options, graph = functions.TF_NewSessionOptions(), functions.TF_NewGraph()
@@ -200,19 +243,22 @@ class Session:
     __slots__ = ("_functions", "_graph", "_options", "pointer")
 
     def __init__(self, path: str, tags: Iterable[str], config: bytes) -> None:
-        """Load a SavedModel: blocking, without the GIL, on this thread. Raises RunFailed with TensorFlow's code and text."""
+        """Load a SavedModel: blocking, without the GIL; variables are restored in the LOAD pool.
+
+        Raises RunFailed with TensorFlow's code and text.
+        """
         functions = self._functions = get_functions()
         status = Status(functions)
         options = functions.TF_NewSessionOptions()
         self._graph: int = functions.TF_NewGraph()
-        self._options: dict[tuple[int, bool], int] = {}  # run options by timeout and place, TF_Buffer*
+        self._options: dict[tuple[int, Pool], int] = {}  # run options by timeout and pool, TF_Buffer*
         try:
             functions.TF_SetConfig(options, config, len(config), status.pointer)
             status.check()
             encoded = [tag.encode() for tag in tags]
             self.pointer: int = functions.TF_LoadSessionFromSavedModel(
                 options,
-                self.run_options(0, pooled=False),
+                self.run_options(0, Pool.LOAD),
                 path.encode(),
                 (c_char_p * len(encoded))(*encoded),
                 len(encoded),
@@ -238,16 +284,15 @@ class Session:
         output = TfOutput(operation, number)
         return output, self._functions.TF_OperationOutputType(output)
 
-    def run_options(self, timeout_ms: int, *, pooled: bool) -> int:
-        """A TF_Buffer* with RunOptions, kept until `close`.
-
-        Not pooled, the graph runs on the calling thread: 14 µs for a small one instead of 36, but a loop that never ends isn't
-        broken off at the timeout. Pooled, it is.
-        """
-        buffer = self._options.get((timeout_ms, pooled))
+    def run_options(self, timeout_ms: int, pool: Pool) -> int:
+        """A TF_Buffer* with RunOptions, kept until `close`. The timeout is rounded up by 3 % at most, so that few are made."""
+        if timeout_ms > 64:
+            step = 1 << (timeout_ms.bit_length() - 6)
+            timeout_ms = -(-timeout_ms // step) * step
+        buffer = self._options.get((timeout_ms, pool))
         if buffer is None:
-            encoded = RunOptions(timeout_in_ms=timeout_ms, inter_op_thread_pool=0 if pooled else -1).SerializeToString()
-            buffer = self._options.setdefault((timeout_ms, pooled), self._functions.TF_NewBufferFromString(encoded, len(encoded)))
+            encoded = RunOptions(timeout_in_ms=timeout_ms, inter_op_thread_pool=pool).SerializeToString()
+            buffer = self._options.setdefault((timeout_ms, pool), self._functions.TF_NewBufferFromString(encoded, len(encoded)))
         return buffer
 
     def devices(self) -> list[tuple[str, str]]:

@@ -7,12 +7,13 @@ from threading import Lock
 
 import numpy as np
 
+from .digest import digest_apart
 from .dtypes import NAMES, NUMBERS, numpy_dtype
 from .errors import Code, InvalidInput, InvalidModel, RunFailed, UnknownSignature
 from .registry import LoadRequest
-from .savedmodel import ModelFiles, digest_files, read_savedmodel
+from .savedmodel import ModelFiles, read_savedmodel
 from .servable import Arrays, Servable, Signature
-from .tensorflow_c import Functions, Session, Status, TfOutput, get_functions, load_op_library, session_config, start_pools
+from .tensorflow_c import Functions, Pool, Session, Status, TfOutput, get_functions, load_op_library, session_config, start_pools
 from .tensorflow_tensor import check_strings, new_tensor, take_tensor
 
 MEMORY_PER_BYTE = 1.2  # of the files on disk; TensorFlow Serving's estimate
@@ -34,10 +35,10 @@ class _Frame:
 class _Plan:
     """One signature with one output filter, ready to run."""
 
-    __slots__ = ("defaults", "feeds", "fetches", "frames", "inputs", "num_inputs", "num_outputs", "outputs", "pooled")
+    __slots__ = ("defaults", "feeds", "fetches", "frames", "inputs", "num_inputs", "num_outputs", "outputs", "pool")
 
-    def __init__(self, session: Session, signature: Signature, aliases: Iterable[str], pooled: bool) -> None:
-        self.pooled = pooled
+    def __init__(self, session: Session, signature: Signature, aliases: Iterable[str], pool: Pool) -> None:
+        self.pool = pool
         self.inputs = [(alias, NUMBERS[spec.dtype], numpy_dtype(spec.dtype)) for alias, spec in signature.inputs.items()]
         self.outputs = [(alias, NUMBERS[signature.outputs[alias].dtype], numpy_dtype(signature.outputs[alias].dtype)) for alias in aliases]
         self.defaults = signature.defaults
@@ -78,6 +79,15 @@ class TensorflowServable:
 
     def run(self, signature: str, inputs: Arrays, *, output_filter: Sequence[str] = (), timeout_ms: int) -> dict[str, np.ndarray]:
         """Run one signature once. See `Servable.run`."""
+        return self._run(signature, inputs, output_filter, timeout_ms, None)
+
+    def run_in_background(self, signature: str, inputs: Arrays, *, timeout_ms: int) -> dict[str, np.ndarray]:
+        """The same at low priority. See `BackgroundRunner`."""
+        return self._run(signature, inputs, (), timeout_ms, Pool.LOAD)
+
+    def _run(
+        self, signature: str, inputs: Arrays, output_filter: Sequence[str], timeout_ms: int, pool: Pool | None
+    ) -> dict[str, np.ndarray]:
         key = (signature, tuple(output_filter))
         plan = self._plans.get(key) or self._plan(*key)
         functions, session = self._functions, self._session
@@ -98,7 +108,7 @@ class TensorflowServable:
                 num_fed += 1
             if len(inputs) != num_fed and (extra := inputs.keys() - self.signatures[signature].inputs.keys()):
                 raise InvalidInput(f"signature {signature} has no input {', '.join(sorted(extra))}")
-            options = session.run_options(timeout_ms, pooled=plan.pooled)
+            options = session.run_options(timeout_ms, plan.pool if pool is None else pool)
             functions.TF_SessionRun(
                 session.pointer, options, plan.feeds, fed, num_fed, plan.fetches, fetched, plan.num_outputs,
                 None, 0, None, frame.status.pointer,
@@ -128,7 +138,8 @@ class TensorflowServable:
                 raise InvalidInput(f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {{{known}}}.")
             if output_filter.count(alias) > 1:
                 raise InvalidInput(f"duplicate output tensor alias: {alias}")
-        plan = _Plan(self._session, signature, output_filter or signature.outputs, self._facts[name].loops)
+        pool = Pool.SERVE if self._facts[name].loops else Pool.CALLER
+        plan = _Plan(self._session, signature, output_filter or signature.outputs, pool)
         with self._lock:
             if len(self._plans) >= MAX_PLANS:
                 for key in [key for key in self._plans if key[1]]:
@@ -155,8 +166,7 @@ class TensorflowServable:
 class TensorflowLoader:
     """Loads SavedModels.
 
-    Making one opens the libraries, loads the op libraries and starts TensorFlow's shared threads, which keep the niceness of the
-    thread that makes it: not a load thread. Raises EngineError.
+    Making one opens the libraries, loads the op libraries and starts TensorFlow's shared threads. Raises EngineError.
     """
 
     def __init__(self, op_libraries: Sequence[str] = (), config: bytes | None = None) -> None:
@@ -176,7 +186,7 @@ class TensorflowLoader:
     def load(self, request: LoadRequest) -> Servable:
         """See `Loader.load`."""
         files = read_savedmodel(request.path, request.tags)
-        artifact, _ = digest_files(request.path)
+        artifact, _ = digest_apart(request.path)
         try:
             session = Session(request.path, files.tags, self._config)
         except RunFailed as error:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving/protocol/protos/config.proto\x12\x12\x64\x61ybook.tensorflow\"h\n\nGPUOptions\x12\'\n\x1fper_process_gpu_memory_fraction\x18\x01 \x01(\x01\x12\x14\n\x0c\x61llow_growth\x18\x04 \x01(\x08\x12\x1b\n\x13visible_device_list\x18\x05 \x01(\t\"\xc9\x02\n\x0b\x43onfigProto\x12\x46\n\x0c\x64\x65vice_count\x18\x01 \x03(\x0b\x32\x30.daybook.tensorflow.ConfigProto.DeviceCountEntry\x12$\n\x1cintra_op_parallelism_threads\x18\x02 \x01(\x05\x12$\n\x1cinter_op_parallelism_threads\x18\x05 \x01(\x05\x12\x33\n\x0bgpu_options\x18\x06 \x01(\x0b\x32\x1e.daybook.tensorflow.GPUOptions\x12\x1c\n\x14\x61llow_soft_placement\x18\x07 \x01(\x08\x12\x1f\n\x17use_per_session_threads\x18\t \x01(\x08\x1a\x32\n\x10\x44\x65viceCountEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"A\n\nRunOptions\x12\x15\n\rtimeout_in_ms\x18\x02 \x01(\x03\x12\x1c\n\x14inter_op_thread_pool\x18\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving/protocol/protos/config.proto\x12\x12\x64\x61ybook.tensorflow\"h\n\nGPUOptions\x12\'\n\x1fper_process_gpu_memory_fraction\x18\x01 \x01(\x01\x12\x14\n\x0c\x61llow_growth\x18\x04 \x01(\x08\x12\x1b\n\x13visible_device_list\x18\x05 \x01(\t\"A\n\x15ThreadPoolOptionProto\x12\x13\n\x0bnum_threads\x18\x01 \x01(\x05\x12\x13\n\x0bglobal_name\x18\x02 \x01(\t\"\x9a\x03\n\x0b\x43onfigProto\x12\x46\n\x0c\x64\x65vice_count\x18\x01 \x03(\x0b\x32\x30.daybook.tensorflow.ConfigProto.DeviceCountEntry\x12$\n\x1cintra_op_parallelism_threads\x18\x02 \x01(\x05\x12$\n\x1cinter_op_parallelism_threads\x18\x05 \x01(\x05\x12\x33\n\x0bgpu_options\x18\x06 \x01(\x0b\x32\x1e.daybook.tensorflow.GPUOptions\x12\x1c\n\x14\x61llow_soft_placement\x18\x07 \x01(\x08\x12\x1f\n\x17use_per_session_threads\x18\t \x01(\x08\x12O\n\x1csession_inter_op_thread_pool\x18\x0c \x03(\x0b\x32).daybook.tensorflow.ThreadPoolOptionProto\x1a\x32\n\x10\x44\x65viceCountEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"A\n\nRunOptions\x12\x15\n\rtimeout_in_ms\x18\x02 \x01(\x03\x12\x1c\n\x14inter_op_thread_pool\x18\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGPROTO_DEVICECOUNTENTRY']._serialized_options = b'8\001'
   _globals['_GPUOPTIONS']._serialized_start=60
   _globals['_GPUOPTIONS']._serialized_end=164
-  _globals['_CONFIGPROTO']._serialized_start=167
-  _globals['_CONFIGPROTO']._serialized_end=496
-  _globals['_CONFIGPROTO_DEVICECOUNTENTRY']._serialized_start=446
-  _globals['_CONFIGPROTO_DEVICECOUNTENTRY']._serialized_end=496
-  _globals['_RUNOPTIONS']._serialized_start=498
-  _globals['_RUNOPTIONS']._serialized_end=563
+  _globals['_THREADPOOLOPTIONPROTO']._serialized_start=166
+  _globals['_THREADPOOLOPTIONPROTO']._serialized_end=231
+  _globals['_CONFIGPROTO']._serialized_start=234
+  _globals['_CONFIGPROTO']._serialized_end=644
+  _globals['_CONFIGPROTO_DEVICECOUNTENTRY']._serialized_start=594
+  _globals['_CONFIGPROTO_DEVICECOUNTENTRY']._serialized_end=644
+  _globals['_RUNOPTIONS']._serialized_start=646
+  _globals['_RUNOPTIONS']._serialized_end=711
 # @@protoc_insertion_point(module_scope)

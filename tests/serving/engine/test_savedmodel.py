@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
+from serving.engine.digest import LARGE_BYTES, digest_apart, digest_files
 from serving.engine.errors import Code, InvalidModel
-from serving.engine.savedmodel import decode_tensor, digest_files, read_savedmodel
+from serving.engine.savedmodel import decode_tensor, read_savedmodel
 from serving.engine.servable import TensorSpec
 from serving.protocol.protos.saved_model_pb2 import SavedModel
 from serving.protocol.protos.tensor_pb2 import TensorProto
@@ -151,6 +152,19 @@ def test_the_digest_is_the_one_documented(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").write_bytes(b"two")
     (tmp_path / "a").write_bytes(b"1")
     assert digest_files(str(tmp_path)) == (hashlib.sha256(b"a\x001\x001" + b"b/c\x003\x00two").hexdigest(), 4)
+
+
+def test_a_large_artifact_is_digested_in_another_process_to_the_same_end(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(LARGE_BYTES))
+    (tmp_path / "näme").write_bytes(b"small")
+    assert digest_apart(str(tmp_path)) == digest_files(str(tmp_path))
+
+
+def test_what_the_other_process_says_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(LARGE_BYTES))
+    (tmp_path / "shrinks").symlink_to("/sys/devices/system/cpu/online")  # says that it has 4096 bytes, has a few
+    with pytest.raises(OSError, match="shrinks shrank while it was read"):
+        digest_apart(str(tmp_path))
 
 
 @pytest.mark.parametrize(
