@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_field, inline_serializer
 from rest_framework import serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.exceptions import APIException, NotFound, ValidationError
@@ -39,6 +39,7 @@ class PayloadGone(APIException):
     default_code = "gone"
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class HexField(serializers.Field[bytes, str, str, Any]):
     """Raw bytes in lower-case hex; null where there are none."""
 
@@ -46,6 +47,7 @@ class HexField(serializers.Field[bytes, str, str, Any]):
         return bytes(value).hex()
 
 
+@extend_schema_field(OpenApiTypes.BYTE)
 class Base64Field(serializers.Field[bytes, str, str, Any]):
     """Raw bytes in standard base64; null where nothing was stored."""
 

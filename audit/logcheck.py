@@ -19,7 +19,6 @@ from psycopg.rows import dict_row
 from . import checkpoint, ids, merkle, rollups, rowcheck
 from .outside import OutsideLog
 from .rowcheck import Pseudonym
-from .sketch import Sketch
 from .tiles import ENTRIES, WIDTH, BadTile, decode_entries, tile_path, tile_width
 from .verifier import BadProof, verify_signature
 
@@ -91,6 +90,7 @@ class LogCheck:
             for n in range(-(-size // WIDTH)):
                 self._check_tile(n, size, expected)
                 if n % 64 == 0:
+                    self._fold.settle()
                     progress(min((n + 1) * WIDTH, size), size)
             self._take_checkpoints(expected, size)
             if self._frontier.root() != bytes(root):
@@ -287,9 +287,7 @@ class LogCheck:
             key = ((bucket - _EPOCH) // timedelta(minutes=1), model, version, outcome, caller)
             cell = cells.pop(key, rollups.Cell())
             figures = (cell.count, cell.total_us, cell.queue_us, cell.model_us)
-            merged = Sketch()
-            merged.merge(cell.sketch())
-            if figures != (count, total_us, queue_us, model_us) or merged.encode() != bytes(sketch):
+            if figures != (count, total_us, queue_us, model_us) or cell.sketch().encode() != bytes(sketch):
                 self._report.add(f"the figures of {model or 'no model'} at {bucket:%Y-%m-%d %H:%M} ({outcome}) aren't the fold of the log")
         for minute, model, _, outcome, _ in list(cells)[:20]:
             at = _EPOCH + timedelta(minutes=minute)

@@ -66,7 +66,7 @@ Key = tuple[int, str, int, str, str]  # minute since 1970, model, version, outco
 
 @dataclass(slots=True)
 class Cell:
-    """Sums over the calls of one key. Latencies wait as a list, to be sketched at once."""
+    """Sums over the calls of one key. Latencies wait as lists, to be sketched at once; `settle` empties them."""
 
     count: int = 0
     total_us: int = 0
@@ -74,11 +74,18 @@ class Cell:
     model_us: int = 0
     latencies_us: list[int] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
+    _settled: Sketch = field(default_factory=Sketch)
+
+    def settle(self) -> None:
+        """Sketch what waits: a fold over a whole log would otherwise hold every latency."""
+        self._settled.add(self.latencies_us, self.weights)
+        self.latencies_us.clear()
+        self.weights.clear()
 
     def sketch(self) -> Sketch:
-        sketch = Sketch()
-        sketch.add(self.latencies_us, self.weights if self.count != len(self.latencies_us) else None)
-        return sketch
+        """Of all latencies so far; the cell's own, not to be changed."""
+        self.settle()
+        return self._settled
 
 
 def _storable(text: str) -> str:
@@ -124,6 +131,10 @@ class Fold:
             cell.model_us += latency.m
             cell.latencies_us.append(total)
             cell.weights.append(count)
+
+    def settle(self) -> None:
+        for cell in self.cells.values():
+            cell.settle()
 
 
 def write(cursor: Cursor, fold: Fold, tree_size: int) -> None:
@@ -202,6 +213,7 @@ def recompute(cursor: Cursor, since: datetime, until: datetime) -> int:
         cursor.execute("SELECT data FROM audit_logtile WHERE level = %s AND n = %s", [ENTRIES, n])
         leaves = decode_entries(bytes(cursor.fetchone()[0]))
         fold.add(leaves)
+        fold.settle()
         fold.events.clear()
         read += len(leaves)
     fold.cells = {key: cell for key, cell in fold.cells.items() if first <= key[0] < last}

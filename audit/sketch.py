@@ -49,8 +49,8 @@ class Sketch:
         else:
             times = np.asarray(weights, dtype=np.int64)
             self._zeros += int(times[~positive].sum())
-            counts = np.zeros(int(indices.max()) + 1 if indices.size else 0, dtype=np.int64)
-            np.add.at(counts, indices, times[positive])
+            # Sums in float64 are exact up to 2^53.
+            counts = np.rint(np.bincount(indices, times[positive])).astype(np.int64) if indices.size else np.zeros(0, dtype=np.int64)
         for index in np.flatnonzero(counts):
             self._bins[int(index)] = self._bins.get(int(index), 0) + int(counts[index])
 
