@@ -57,7 +57,7 @@ def numbers() -> list[float]:
 
 
 def demo_models() -> list[DemoModel]:
-    scans = {digit.label: digit.image for digit in reversed(digits())}
+    scans = {digit.label: digit.image for digit in digits()}
     case = cases()[0]
     return [
         DemoModel(
