@@ -9,6 +9,8 @@ from typing import NamedTuple
 FADE = 0.97  # about the last 30 runs count
 MIN_RUNS = 5  # before that nothing is claimed: a first run compiles and allocates
 
+MAX_SURPRISE = 8.0
+
 
 class Line(NamedTuple):
     """Seconds of a run: `per_row`·rows + `fixed`."""
@@ -31,7 +33,14 @@ class LatencyModel:
         self._line: Line | None = None
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Take in one run of `rows` (padding included)."""
+        """Take in one run of `rows` (padding included).
+
+        One that took far longer than expected counts in part: a machine that stood still says nothing of the model, and one that
+        has become slower is believed after some runs.
+        """
+        line = self.find_line()
+        if line is not None:
+            seconds = min(seconds, MAX_SURPRISE * line.seconds(rows) + 1e-3)
         self.num_runs += 1
         self._weight = self._weight * FADE + 1.0
         self._rows = self._rows * FADE + rows

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 
 from .batch import BatchRule
-from .errors import Code, EngineError, InvalidModel, InvalidOptions, NoMemory, UnknownServable
+from .crashes import CrashMarks
+from .errors import Code, EngineError, InvalidModel, InvalidOptions, NoMemory, Unavailable, UnknownServable
 from .lifecycle import MAX_RETRY_DELAY, ModelStatus, Version, VersionStatus
 from .memory import find_available_bytes, trim
 from .options import DesiredModel
@@ -74,6 +76,7 @@ class Manager:
 
     on_change: called without the lock, from whichever thread caused it, after any status has changed; must be quick.
     clock: the monotonic clock that `poll`'s `now` is of.
+    marks: a directory of this worker's node where loads under way are noted (`crashes.py`); None = not noted.
     """
 
     def __init__(
@@ -84,7 +87,9 @@ class Manager:
         loaders: Callable[[str], Loader] = find_loader,
         clock: Callable[[], float] = time.monotonic,
         find_available: Callable[[], int | None] = find_available_bytes,
+        marks: Path | None = None,
     ) -> None:
+        self._marks = CrashMarks(marks)
         self._on_change = on_change
         self._find_loader = loaders
         self._clock = clock
@@ -240,14 +245,22 @@ class Manager:
             if version is None:
                 if path is None or self._has_failed(key, model, path):
                     continue
-                version = self._versions[key] = Version(key, model, path)
-                self._touch()
+                version = self._versions[key] = self._new_version(key, model, path)
             version.outdated = path is not None and not version.same_source(model, path)
             if version.outdated:
                 continue  # what is loaded comes from elsewhere: it ends first, then a new life begins
             version.model = model
             wanted.add(key)
         return wanted
+
+    def _new_version(self, key: ServableKey, model: DesiredModel, path: str) -> Version:
+        version = Version(key, model, path)
+        deaths = self._marks.num_deaths(key, fingerprint(path))
+        if delay := self._marks.delay(deaths):
+            version.retry_at = self._clock() + delay
+            version.error = Unavailable(f"{deaths} processes died while they loaded this version; the next try is in {delay:.0f} s")
+        self._touch()
+        return version
 
     def _keep(self, model: DesiredModel) -> set[ServableKey]:
         kept = {key for key in self._versions if key.name == model.name}
@@ -328,6 +341,7 @@ class Manager:
         error: EngineError | None = None
         files = fingerprint(version.path)
         try:
+            self._marks.begin(version.key, files)
             servable, rules = self._load_and_probe(version, files)
         except EngineError as fault:
             error = fault
@@ -336,6 +350,7 @@ class Manager:
         except Exception as fault:
             logger.exception("load failed", extra={"servable": str(version.key)})
             error = EngineError(f"{type(fault).__name__}: {fault}")
+        self._marks.end(version.key)
         with self._lock:
             self._reserved.pop(version.key, None)
             now = self._clock()

@@ -4,8 +4,6 @@ Format: `saved_model.pb` (or `.pbtxt`) holds a SavedModel message, `variables/` 
 Source: tensorflow/core/protobuf/saved_model.proto, https://www.tensorflow.org/guide/saved_model#the_savedmodel_format_on_disk.
 """
 
-import mmap
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +61,9 @@ def _read_graphs(directory: Path) -> Iterator[tuple[MetaGraphDef, memoryview]]:
     """Each graph's small parts, parsed, and the bytes of its graph_def (empty for the text form)."""
     binary, text = directory / BINARY, directory / TEXT
     if binary.is_file():
-        with binary.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise InvalidModel(f"{binary} is empty")
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = memoryview(binary.read_bytes())  # not mapped: a file that shrinks under a mapping ends the process
+        if not view:
+            raise InvalidModel(f"{binary} is empty")
         try:
             yield from [_read_meta_graph(part) for number, _, part in walk(view) if number == _META_GRAPHS]
         except (Malformed, DecodeError) as error:

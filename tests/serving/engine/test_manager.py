@@ -1,5 +1,8 @@
 """The manager: what is loaded follows what is desired, and one broken model never stops another."""
 
+import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.engine.crashes import CrashMarks
 from serving.engine.errors import Code, InvalidOptions, UnknownServable
 from serving.engine.lifecycle import ModelStatus, VersionStatus
 from serving.engine.manager import KEPT_ENDED, Manager
 from serving.engine.options import All, BatchingOptions, DesiredModel, Latest, Specific
 from serving.engine.servable import ServableKey
 from serving.engine.state import State
+from serving.engine.versions import fingerprint
 from tests.serving.engine.servables import NumpyLoader
 
 WAIT = 20.0  # far more than anything takes; a wait that ends by it is a failure
@@ -23,7 +28,7 @@ WAIT = 20.0  # far more than anything takes; a wait that ends by it is a failure
 class Stage:
     """A manager over a directory of models that NumPy runs, with the clock in the test's hand."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, marks: Path | None = None) -> None:
         self.root = root
         self.loader = NumpyLoader()
         self.now = 1000.0
@@ -34,6 +39,7 @@ class Stage:
             clock=lambda: self.now,
             find_available=lambda: self.available,
             on_change=self._changed,
+            marks=marks,
         )
 
     def _changed(self) -> None:
@@ -373,6 +379,29 @@ def test_loads_under_way_count_against_the_memory(stage: Stage) -> None:
     stage.settle({1: LIVE}, "a")
 
 
+def test_a_version_whose_loads_ended_processes_waits_while_others_serve(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, marks=tmp_path / "marks")
+    stage.make("bad", 1)
+    stage.make("good", 1)
+    key = ServableKey("bad", 1)
+    mark = {"pid": 2**22 + 1, "started": "1", "files": "", "deaths": 2}
+    marks = CrashMarks(tmp_path / "marks")
+    marks.begin(key, fingerprint(str(tmp_path / "bad" / "1")))
+    (file,) = (tmp_path / "marks").iterdir()
+    file.write_text(json.dumps({**mark, "files": json.loads(file.read_text())["files"]}))
+    stage.desire(stage.model("bad"), stage.model("good"))
+    stage.settle({1: LIVE}, "good")
+    waiting = stage.version(1, "bad")
+    assert (waiting.state, waiting.error_message) == (
+        State.START,
+        "3 processes died while they loaded this version; the next try is in 8 s",
+    )
+    stage.poll(8.0)
+    stage.settle({1: LIVE}, "bad")
+    assert list((tmp_path / "marks").iterdir()) == []
+    assert stage.manager.close(WAIT)
+
+
 def test_only_the_newest_ended_versions_are_kept(stage: Stage) -> None:
     for version in range(1, 9):
         stage.make("m", version)
@@ -514,3 +543,22 @@ def test_savedmodels_good_and_bad_beside_each_other(models: dict[str, str], tmp_
     started = time.monotonic()
     assert manager.close(WAIT)
     assert time.monotonic() - started < WAIT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of threads is Linux's")
+def test_only_threads_that_load_have_low_priority(models: dict[str, str]) -> None:
+    manager = Manager()
+    manager.set_desired([DesiredModel("mlp", models["mlp"])])
+    wait_for(manager, lambda status: status["mlp"].available == (1,))
+    base = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    nice = {name: niceness - base for name, niceness in _threads()}
+    assert {name for name, more in nice.items() if more} == {"tf_Compute1"}
+    assert nice["tf_Compute1"] > 0
+    assert nice["tf_Compute0"] == 0
+    assert manager.close(WAIT)
+
+
+def _threads() -> Iterator[tuple[str, int]]:
+    for task in Path("/proc/self/task").iterdir():
+        name, _, fields = (task / "stat").read_text().rpartition(")")
+        yield name.partition("(")[2], int(fields.split()[16])

@@ -1,13 +1,18 @@
 """Small parts: states, options, learned latency, memory."""
 
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from serving.engine.crashes import CrashMarks
 from serving.engine.errors import InvalidOptions
 from serving.engine.latency import MIN_RUNS, LatencyModel
 from serving.engine.memory import find_available_bytes, trim
 from serving.engine.options import BatchingOptions, DesiredModel, Latest, Specific
+from serving.engine.servable import ServableKey
 from serving.engine.state import TRANSITIONS, Event, State, next_state
 
 
@@ -97,6 +102,49 @@ def test_neither_part_of_a_line_is_negative() -> None:
     assert line is not None
     assert line.per_row == 0.0
     assert line.fixed > 0.0
+
+
+def test_a_machine_that_stood_still_is_not_believed_to_be_a_slow_model() -> None:
+    model = LatencyModel()
+    for run in range(50):
+        model.observe(run % 16 + 1, 0.01 + 0.002 * (run % 16 + 1))
+    model.observe(4, 40.0)
+    line = model.find_line()
+    assert line is not None
+    assert line.seconds(4) < 0.05
+
+
+def test_a_death_counts_against_the_load_that_was_under_way(tmp_path: Path) -> None:
+    key, files = ServableKey("m", 1), ("fingerprint",)
+    marks = CrashMarks(tmp_path)
+    assert marks.num_deaths(key, files) == 0
+    for deaths in (1, 2, 3):
+        die = f"""
+import os
+from pathlib import Path
+from serving.engine.crashes import CrashMarks
+from serving.engine.servable import ServableKey
+CrashMarks(Path({str(tmp_path)!r})).begin(ServableKey("m", 1), ("fingerprint",))
+os.abort()
+"""
+        assert subprocess.run([sys.executable, "-c", die], check=False, capture_output=True).returncode < 0
+        assert marks.num_deaths(key, files) == deaths
+    assert [marks.delay(deaths) for deaths in (0, 1, 2, 3, 20)] == [0.0, 0.0, 4.0, 8.0, 300.0]
+    assert marks.num_deaths(key, ("other files",)) == 0
+    assert marks.num_deaths(ServableKey("m", 2), files) == 0
+    marks.begin(key, files)
+    assert marks.num_deaths(key, files) == 3  # this process lives
+    marks.end(key)
+    assert marks.num_deaths(key, files) == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+def test_a_mark_that_was_cut_off_counts_for_nothing(tmp_path: Path, content: str) -> None:
+    marks = CrashMarks(tmp_path)
+    marks.begin(ServableKey("m", 1), ())
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    assert marks.num_deaths(ServableKey("m", 1), ()) == 0
 
 
 def test_available_memory_is_known_and_trimming_is_harmless() -> None:
