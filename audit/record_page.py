@@ -152,7 +152,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
         thread=tuple(_thread(record, user)),
         url=record_url(record.id),
         around_url=_around_url(record),
-        trace_url=records_url(bytes(record.trace).hex()) if record.trace else "",
+        trace_url=_trace_url(record),
         is_call=is_call,
     )
 
@@ -268,7 +268,7 @@ def _groups(record: Record, sees_all: bool) -> list[Group]:
                     "Trace",
                     bytes(record.trace).hex() if record.trace else "",
                     "digest",
-                    records_url(bytes(record.trace).hex()) if record.trace else "",
+                    _trace_url(record),
                 ),
             ),
         ),
@@ -352,6 +352,10 @@ def _thread(record: Record, user: Viewer) -> list[Line]:
     """Acts on this record, oldest first: who opened it, replays, erasures. An act on a record has its id as subject."""
     acts = visible_records(user).filter(kind="act", model=str(record.id), ts__gte=record.ts).order_by("ts", "id")[:THREAD_LIMIT]
     return lines(list(acts))
+
+
+def _trace_url(record: Record) -> str:
+    return records_url(f"trace:{bytes(record.trace).hex()}") if record.trace else ""
 
 
 def _around_url(record: Record) -> str:
