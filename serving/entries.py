@@ -7,6 +7,8 @@ from .protocol.frames import Buffer
 from .resp import pack_one
 
 ENTRY_BYTES = 256 * 1024  # an entry holds no more, unless one frame is larger
+MIN_AHEAD = 64  # rows under way below which a wait isn't predicted: so few say nothing about what batches can do
+PREDICTED_FOR_S = 5.0
 JOIN_BELOW = 64 * 1024  # copying this much together costs less than handing many parts to the socket
 
 
@@ -30,7 +32,7 @@ class Entry(NamedTuple):
 class Lane:
     """One servable's requests under way from this gateway: what they take of its share, and how fast they are answered."""
 
-    __slots__ = ("_gateway_id", "_heads", "answered", "bytes", "rate", "registered", "rows", "stream")
+    __slots__ = ("_capacity", "_capacity_us", "_gateway_id", "_heads", "answered", "bytes", "rate", "registered", "rows", "stream")
 
     def __init__(self, stream: str, gateway_id: str) -> None:
         self.stream = stream
@@ -39,6 +41,8 @@ class Lane:
         self.answered = 0  # rows since the last beat
         self.rate = 0.0  # rows per second
         self.registered = 0  # the connection on which the stream's name was made known
+        self._capacity = 0.0  # rows per second, while many wait
+        self._capacity_us = 0
         self._gateway_id = gateway_id
         self._heads: dict[int, bytes] = {}
 
@@ -53,6 +57,21 @@ class Lane:
         """Take in what was answered within the last `seconds`."""
         self.rate += (self.answered / seconds - self.rate) * 0.3
         self.answered = 0
+
+    def learn(self, ahead: int, submitted_us: int, now_us: int) -> None:
+        """Take in that a request was answered now which found `ahead` rows under way, its own among them."""
+        if ahead < MIN_AHEAD or now_us <= submitted_us:
+            return
+        capacity = ahead * 1e6 / (now_us - submitted_us)
+        fresh = now_us - self._capacity_us < PREDICTED_FOR_S * 1e6
+        self._capacity = self._capacity + (capacity - self._capacity) * 0.1 if fresh else capacity
+        self._capacity_us = now_us
+
+    def predict_wait(self, now_us: int) -> float:
+        """Seconds that one more request would take; 0 while nothing is known of it."""
+        if self.rows < MIN_AHEAD or now_us - self._capacity_us >= PREDICTED_FOR_S * 1e6:
+            return 0.0
+        return self.rows / self._capacity
 
 
 def make_entries(frames: Sequence[Frame], num_workers: int) -> list[Entry]:

@@ -14,13 +14,15 @@ GRACE_US = 60_000_000  # an expired request gives its room back after this long 
 class Pending:
     """One request. `future` is None once it has ended here while its frame may still be queued."""
 
-    __slots__ = ("future", "in_grace", "lane", "rows", "sent", "size")
+    __slots__ = ("ahead", "future", "in_grace", "lane", "rows", "sent", "size", "submitted_us")
 
-    def __init__(self, future: "asyncio.Future[InferenceResponse]", lane: Lane, rows: int, size: int) -> None:
+    def __init__(self, future: "asyncio.Future[InferenceResponse]", lane: Lane, rows: int, size: int, now_us: int) -> None:
         self.future: asyncio.Future[InferenceResponse] | None = future
         self.lane = lane
         self.rows = rows
         self.size = size
+        self.submitted_us = now_us
+        self.ahead = lane.rows + rows  # under way in front of its reply
         self.sent = False
         self.in_grace = False
 

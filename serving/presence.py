@@ -37,8 +37,8 @@ class Presence:
     async def beat(self, connection: LoopConnection) -> bool:
         """Renew and look round. Returns whether our reply stream is still there. Raises RedisGone, ReplyError, TimeoutError."""
         sent = time.monotonic()
-        commands: list[Command] = [("TIME",), ("SMEMBERS", self._keys.workers), ("SMEMBERS", self._keys.gateways), *self.lease()]
-        now, workers, gateways, _, _, has_reply_stream = await connection.call_all(commands)
+        commands: list[Command] = [*self.lease(), ("TIME",), ("SMEMBERS", self._keys.workers), ("SMEMBERS", self._keys.gateways)]
+        _, _, has_reply_stream, now, workers, gateways = await connection.call_all(commands)
         self.clock.add(sent, time.monotonic(), now)
         worker_ids = [member.decode() for member in workers]
         gateway_ids = [member.decode() for member in gateways]

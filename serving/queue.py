@@ -17,7 +17,6 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,14 +25,16 @@ from .engine.errors import Code, DeadlinePassed, EngineError, InvalidInput, Queu
 from .entries import Frame, Lane, join_small, make_entries
 from .pending import Pending, PendingRequests
 from .presence import Presence
-from .protocol.frames import Buffer, FrameError, ReplyJoiner, decode_reply, encode_request, part_request_id, split_frames
+from .protocol.frames import Buffer, FrameError, decode_reply, encode_request, split_frames
 from .protocol.messages import InferenceRequest, InferenceResponse
+from .replies import ReplyStream
 from .resp import Address, LoopConnection, RedisGone, Reply, ReplyError, pack_one, run_id
 
 logger = logging.getLogger(__name__)
 
-REPLIES_PER_READ = 16
+LATEST = 0.8  # of the time to its deadline that a request may be predicted to take; more is refused now instead of missed later
 BEAT_TIMEOUT = 2.0
+_NOT_RUN = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED})
 MAX_ABANDONED = 100_000
 RETRY_AFTER_LEASE = 2.0
 
@@ -68,12 +69,15 @@ class RequestQueue:
         self._address = Address.parse(options.redis_url)
         self._presence = Presence(options.prefix, options.gateway_id)
         self._commands: LoopConnection | None = None
-        self._replies: LoopConnection | None = None
+        self._replies = ReplyStream(
+            self._keys.reply(options.gateway_id),
+            is_waiting=lambda request_id: self._pending.find(request_id) is not None,
+            take=self._take_entry,
+            max_bytes=options.max_frame_bytes,
+        )
         self._lost = asyncio.Event()
         self._run_id = ""
         self._num_connections = 0
-        self._last_reply = b"0-0"
-        self._joiner = ReplyJoiner()
         self._pending = PendingRequests(self._presence.clock.now_us)
         self._lanes: dict[str, Lane] = {}
         self._tick: dict[tuple[Lane, int], list[Frame]] = {}
@@ -169,26 +173,17 @@ class RequestQueue:
                     self._run_id = found
                     self._presence.clock.forget()
                     self._cancelled.clear()  # what they named went with the old server
-                await self._make_reply_stream(commands, afresh=True)
+                await self._replies.make(commands)
                 await self._presence.beat(commands)
             replies = await LoopConnection.open(self._address, name, self._lose)
         except BaseException:
             commands.close()
             raise
-        self._commands, self._replies = commands, replies
+        self._commands = commands
         self._num_connections += 1
         self._beaten = self._workers_seen = time.monotonic()
-        self._joiner = ReplyJoiner()
-        self._read_replies()
+        self._replies.read(replies)
         self._schedule_flush()
-
-    async def _make_reply_stream(self, commands: LoopConnection, *, afresh: bool) -> None:
-        """An empty stream: workers write only into one that exists, so that replies to a gateway that has gone are dropped."""
-        key = self._keys.reply(self._options.gateway_id)
-        last = (await commands.call_all([("DEL", key), ("XADD", key, "*", "f", "")]))[1]
-        await commands.call_all([("XDEL", key, last), *self._presence.lease()])
-        if afresh:
-            self._last_reply = last
 
     async def _watch(self) -> None:
         """Beat until the connection is lost. Raises what ended it."""
@@ -200,7 +195,7 @@ class RequestQueue:
                 raise RedisGone("the connection to Redis was lost")
             async with asyncio.timeout(BEAT_TIMEOUT):
                 if not await self._presence.beat(self._commands):
-                    await self._make_reply_stream(self._commands, afresh=False)
+                    await self._replies.make(self._commands)
             self._measure()
             if self._presence.workers:
                 self._workers_seen = time.monotonic()
@@ -218,10 +213,9 @@ class RequestQueue:
 
     def _close_connections(self) -> None:
         commands, self._commands = self._commands, None
-        replies, self._replies = self._replies, None
-        for connection in (commands, replies):
-            if connection is not None:
-                connection.close()
+        if commands is not None:
+            commands.close()
+        self._replies.close()
 
     # Requests
 
@@ -252,9 +246,12 @@ class RequestQueue:
         rows = request.rows or 1
         if lane.rows and lane.rows + rows > self._options.max_queued_rows // self._presence.num_gateways:
             raise QueueFull(f"{lane.rows} rows wait for {request.model}, {rows} more are too many")
-        late_us = self._presence.clock.now_us() - deadline_us
-        if late_us >= 0:
-            raise DeadlinePassed(f"deadline passed {late_us // 1000} ms ago")
+        now_us = self._presence.clock.now_us()
+        left_us = deadline_us - now_us
+        if left_us <= 0:
+            raise DeadlinePassed(f"deadline passed {-left_us // 1000} ms ago")
+        if (wait := lane.predict_wait(now_us)) * 1e6 > left_us * LATEST:
+            raise QueueFull(f"{lane.rows} rows wait for {request.model} and take {wait:.1f} s, the deadline is in {left_us / 1e6:.1f} s")
         try:
             parts, size = encode_request(
                 request, request_id=request_id, deadline_us=deadline_us, priority=priority, trace=trace, caller=caller
@@ -268,7 +265,7 @@ class RequestQueue:
         if self._pending.find(request_id) is not None:
             raise EngineError(f"request {request_id.hex()} is under way already", Code.ALREADY_EXISTS)
         future: asyncio.Future[InferenceResponse] = self._loop.create_future()
-        self._pending.add(request_id, Pending(future, lane, rows, size), deadline_us)
+        self._pending.add(request_id, Pending(future, lane, rows, size, now_us), deadline_us)
         frame = Frame(request_id, parts, size, rows)
         frames = self._tick.get((lane, priority))
         if frames is None:
@@ -353,52 +350,16 @@ class RequestQueue:
 
     # Replies
 
-    def _read_replies(self, seen: bytes | None = None) -> None:
-        """Ask for what comes after the last entry that was read, and drop that one and all before it."""
-        assert self._replies is not None
-        key = self._keys.reply(self._options.gateway_id)
-        read = pack_one(("XREAD", "COUNT", REPLIES_PER_READ, "BLOCK", 0, "STREAMS", key, self._last_reply))
-        if seen is None:
-            self._replies.send([read], [self._on_replies])
-            return
-        milliseconds, _, sequence = seen.partition(b"-")
-        trim = pack_one(("XTRIM", key, "MINID", b"%s-%d" % (milliseconds, int(sequence) + 1)))
-        self._replies.send([trim + read], [_ignore, self._on_replies])
-
-    def _on_replies(self, reply: Reply) -> None:
-        if isinstance(reply, RedisGone) or self._replies is None:
-            return
-        if isinstance(reply, ReplyError) or reply is None:  # UNBLOCKED: the key was replaced under us
-            logger.warning("reply stream not read", extra={"error": str(reply)})
-            self._loop.call_later(BEAT_S, self._read_replies_again, self._replies)
-            return
-        entries = reply[0][1]
-        self._last_reply = entries[-1][0]
-        self._read_replies(self._last_reply)  # on its way while we decode
-        for _, fields in entries:
-            try:
-                self._take_entry(fields)
-            except FrameError as error:
-                logger.error("reply not readable", extra={"error": str(error)})
-
-    def _read_replies_again(self, connection: LoopConnection) -> None:
-        if self._replies is connection:
-            self._read_replies()
-
-    def _take_entry(self, fields: Sequence[bytes]) -> None:
-        kind, entry = fields[0], fields[1]
-        if kind == b"p":
-            if self._pending.find(part_request_id(entry)) is None:
-                return
-            joined = self._joiner.add(entry, max_bytes=self._options.max_frame_bytes + (1 << 20))
-            if joined is None:
-                return
-            entry = joined
-        for offset, request_id, _ in split_frames(entry):
+    def _take_entry(self, entry: bytes) -> None:
+        """Hand replies to those who wait for them. Raises FrameError."""
+        now_us = self._presence.clock.now_us()
+        for offset, request_id, code in split_frames(entry):
             pending = self._pending.release(request_id)
             if pending is None:
                 continue  # a duplicate, or from before a loss
-            pending.lane.answered += pending.rows
+            if code not in _NOT_RUN:
+                pending.lane.answered += pending.rows
+                pending.lane.learn(pending.ahead, pending.submitted_us, now_us)
             future = pending.future
             if future is None or future.done():
                 continue

@@ -259,6 +259,25 @@ def test_what_is_too_much_is_refused(server: Server) -> None:
     run(main())
 
 
+def test_who_would_miss_the_deadline_is_refused_at_once(server: Server) -> None:
+    client = pose_as_worker(server)
+
+    async def main() -> None:
+        async with gateway(server.url) as door:
+            ids = [n.to_bytes(16, "big") for n in range(200)]
+            futures = [door.submit(1.0, request_id=request_id) for request_id in ids]
+            await asyncio.sleep(0.5)
+            for request_id in ids[:100]:
+                answer(client, reply(request_id, 1))
+            await asyncio.gather(*futures[:100])  # 64 to 100 rows in half a second: the other 100 take some time
+            with pytest.raises(QueueFull, match=r"100 rows wait for m and take"):
+                door.submit(1.0, timeout=0.3)
+            futures.append(door.submit(1.0, timeout=30))
+            await end(futures[100:], door)
+
+    run(main())
+
+
 def test_the_share_of_a_servable_is_divided_between_gateways(server: Server) -> None:
     pose_as_worker(server)
 

@@ -93,7 +93,7 @@ class Gateway:
         self.queue = queue
 
     def submit(
-        self, *values: float, model: str = "m", version: int = 1, timeout: float = 20.0, **fields: Any
+        self, *values: float, model: str = "m", version: int = 1, timeout: float = 60.0, **fields: Any
     ) -> "asyncio.Future[InferenceResponse]":
         fields.setdefault("request_id", os.urandom(16))
         return self.queue.submit(
@@ -103,7 +103,7 @@ class Gateway:
             **fields,
         )
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = 45.0) -> None:
         async with asyncio.timeout(timeout):
             while not condition():
                 await asyncio.sleep(0.01)
@@ -130,7 +130,7 @@ def doubled(response: InferenceResponse) -> list[float]:
     return values
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 45.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "not within the time given"
