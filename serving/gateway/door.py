@@ -24,7 +24,7 @@ from .errors import (
     text_of,
 )
 from .exchange import Exchange
-from .http import JSON, Bodies, close_unanswered, cors_headers, gzip_answer
+from .http import GZIP_ANSWER_FROM, JSON, Bodies, close_unanswered, cors_headers, gzip_answer
 from .limits import Limiter
 from .metrics import Metrics
 from .options import GatewayOptions
@@ -129,8 +129,7 @@ class Door:
         ]
         if exchange.origin is not None:
             headers += cors_headers(exchange.origin, self.snapshots.current.site_origin)
-        compressed = gzip_answer(exchange.scope.headers, body)
-        if compressed is not None:
+        if len(body) >= GZIP_ANSWER_FROM and (compressed := await gzip_answer(exchange.scope.headers, body)) is not None:
             headers += [("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
             body = compressed
         exchange.protocol.response_bytes(status, headers, body)

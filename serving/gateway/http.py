@@ -15,8 +15,9 @@ from .errors import BadEncoding, BodyTooLarge, BodyTooSlow, CallerGone, TooMany
 
 JSON: Final = ("content-type", "application/json")
 
-_GZIP_ANSWER_FROM: Final = 2048
-_INFLATE_IN_THREAD: Final = 256 * 1024
+GZIP_ANSWER_FROM: Final = 2048
+_INFLATE_IN_THREAD: Final = 8 * 1024  # which may hold a thousand times as much
+_DEFLATE_IN_THREAD: Final = 128 * 1024
 
 
 class Scope(Protocol):
@@ -170,13 +171,17 @@ def inflate(data: bytes, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def gzip_answer(headers: Headers, body: bytes) -> bytes | None:
+async def gzip_answer(headers: Headers, body: bytes) -> bytes | None:
     """The compressed answer where the caller takes that and it is worth it, else None."""
-    if len(body) < _GZIP_ANSWER_FROM:
-        return None
     accepted = headers.get("accept-encoding")
     if accepted is None or not _takes_gzip(accepted):
         return None
+    if len(body) > _DEFLATE_IN_THREAD:
+        return await asyncio.get_running_loop().run_in_executor(None, _deflate, body)
+    return _deflate(body)
+
+
+def _deflate(body: bytes) -> bytes:
     return gzip.compress(body, 1, mtime=0)
 
 

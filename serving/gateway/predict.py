@@ -12,13 +12,17 @@ from serving.protocol.tfs_rest import DEFAULT_SIGNATURE, Predict, decode_inputs,
 
 from .auth import authorize
 from .door import Door
-from .errors import CallerGone, NotImplementedHere, NotReady
+from .errors import CallerGone, NotFound, NotImplementedHere, NotReady
 from .exchange import Exchange, answer_in_words
 from .limits import Limiter
-from .routing import ModelRoute, Route, ServableRoute, get_servable
+from .routing import ModelRoute, Route, ServableRoute, get_servable, servable_text
 
 # A longer body is stored as the arrays that it was decoded to, which are smaller and cheaper to encrypt (RULES 2.6).
 STORED_AS_RECEIVED: Final = 16 * 1024
+
+# Longer bodies are digested and decoded in a thread. Decoding holds the GIL for most of its time all the same, but what is wrong with
+# a body is searched in Python.
+_WORK_ON_LOOP: Final = 1 << 20
 
 # Of a call that is refused for overload a short body is read nevertheless: a connection with an unread one can't be used again.
 _READ_ANYWAY: Final = 64 * 1024
@@ -35,25 +39,28 @@ async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRout
         overload = door.find_overload(model)
         if overload is not None and exchange.declares_more_than(_READ_ANYWAY):
             raise overload
+    elif caller.actor_type == "anonymous" and exchange.declares_more_than(_READ_ANYWAY):
+        raise NotFound(f"Servable not found for request: {servable_text(route.model, route.version)}")  # nobody's body isn't parsed
     meter = None
     if caller.has_limits:
         meter = door.limiter.admit(caller.meter, caller.limits) or await door.limiter.admit_leased(caller.meter, caller.limits)
     try:
         body = exchange.body
         await door.bodies.read(headers, exchange.protocol, body)
-        exchange.body_sha256 = sha256(body.received).digest()
+        is_long = len(body.data) > _WORK_ON_LOOP
+        exchange.body_sha256 = await asyncio.to_thread(_digest, body.received) if is_long else _digest(body.received)
         if overload is not None:
             raise overload
         if route.verb != "predict":
             raise NotImplementedHere(f"{route.verb} is not served yet; predict answers with the same model's outputs.")
-        parsed = parse_predict(body.data)
+        parsed = await asyncio.to_thread(parse_predict, body.data) if is_long else parse_predict(body.data)
         servable = exchange.servable = get_servable(route, door.routes.models)
         exchange.version = servable.version
         exchange.signature = parsed.signature_name or DEFAULT_SIGNATURE
         form = servable.forms.get(exchange.signature)
         if form is None:
             raise no_such_signature(parsed.signature_name)
-        decoded = decode_inputs(parsed, form)
+        decoded = await asyncio.to_thread(decode_inputs, parsed, form) if is_long else decode_inputs(parsed, form)
         exchange.rows = decoded.rows
         assert model is not None  # it has a servable
         response = await _run(door, exchange, model, servable, decoded)
@@ -78,6 +85,10 @@ async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRout
         commit_us=committed.result().commit_us,
         rows=call.rows,
     )
+
+
+def _digest(received: bytes) -> bytes:
+    return sha256(received).digest()
 
 
 def _packed(decoded: Predict, signature_name: str) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,23 @@ def test_quoted_values_are_cut_at_256_bytes() -> None:
     quoted = fault(json.dumps({"instances": ["ä" * 5_000]})).split("JSON Value: ")[1].split(" Type: ")[0]
     assert 250 <= len(quoted.encode()) <= 256
     assert len(fault(json.dumps({"inputs": [1], "instances": list(range(100_000))}))) < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"instances": [' + "1," * 600_000 + '"a"]}', "process element: 600000 of"),
+        ('{"instances": [' + "[1,2]," * 200_000 + "[1]]}", "process element: 200000 of"),
+        ('{"inputs": [' + "[1,2]," * 200_000 + "[1]]}", "unexpected size: 1 at level: 1"),
+        ('{"inputs": [[' + "1," * 600_000 + "null]]}", "JSON Value: null"),
+        ('{"instances": [' + '{"x": 1},' * 100_000 + '{"x": []}]}', "process element: 100000 key: x"),
+        ('{"instances": [[' + "1," * 600_000 + "NaN]" + "," + "[2]]}", "process element: 1 of"),
+    ],
+)
+def test_a_fault_at_the_end_of_a_long_body_is_found_soon(body: str, text: str) -> None:
+    begun = time.thread_time()
+    assert text in fault(body)
+    assert time.thread_time() - begun < 2.0  # a walk over each element takes longer
 
 
 def test_a_ragged_list_is_never_reshaped() -> None:
