@@ -87,8 +87,7 @@ def claim_answer(task: Task) -> bool:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where a task's time went, µs, and the batch it went through."""
 
     queue_us: int = 0  # from `Task.enqueued` to the start of its (first) run
@@ -132,8 +131,7 @@ class Batch:
     cost: float  # seconds of device time, as estimated when it was formed
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """A task's end: outputs, or the error. `guilty` says that this task's own rows made a run fail."""
 
     task: Task

@@ -5,12 +5,13 @@ Called by several threads at once, each with its own batch. Blocking; time is re
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 
-from .batch import Batch, Piece, Result, Slice, Task, Timing, claim_answer
+from .batch import Batch, Piece, Result, Slice, Timing, claim_answer
 from .errors import Code, EngineError, RunFailed
 from .servable import Servable
 
@@ -33,25 +34,34 @@ def execute(batch: Batch, servable: Servable, *, timeout_ms: int) -> list[Result
     guilty one is alone: at most 2·log2(n) further runs for one culprit. When an output doesn't keep the rows, every task runs
     alone at once. Batches with `rerun` unset fail as a whole. Results are given once per task, whatever else answers it.
     """
-    started = time.monotonic()
-    run = _Run(batch, servable, timeout_ms, started)
+    run = _Run(batch, servable, timeout_ms)
     run.together(batch.slices, batch.padded_size)
-    return [result for part in batch.slices if (result := _settle(part, run)) is not None]
+    batched = batch.padded_size > 0
+    return [result for outcome in run.outcomes if (result := _settle(outcome, batched)) is not None]
+
+
+class _Outcome(NamedTuple):
+    """What became of a slice."""
+
+    part: Slice
+    outputs: dict[str, np.ndarray] | None
+    error: EngineError | None
+    timing: Timing
+    guilty: bool
 
 
 class _Run:
-    """The runs of one batch. `outcomes` by the slice's place: outputs or error, with timing."""
+    """The runs of one batch. `outcomes` has one for each slice, in the batch's order: halves are run one after the other."""
 
-    __slots__ = ("batch", "guilty", "num_runs", "outcomes", "servable", "started", "timeout_ms")
+    __slots__ = ("batch", "num_runs", "outcomes", "servable", "started", "timeout_ms")
 
-    def __init__(self, batch: Batch, servable: Servable, timeout_ms: int, started: float) -> None:
+    def __init__(self, batch: Batch, servable: Servable, timeout_ms: int) -> None:
         self.batch = batch
         self.servable = servable
         self.timeout_ms = timeout_ms
-        self.started = started
+        self.started = time.monotonic()
         self.num_runs = 0
-        self.guilty: set[Task] = set()
-        self.outcomes: dict[tuple[Task, int], tuple[dict[str, np.ndarray] | EngineError, Timing]] = {}
+        self.outcomes: list[_Outcome] = []
 
     def together(self, slices: Sequence[Slice], padded_size: int) -> None:
         """Run these slices as one; on failure as halves."""
@@ -67,7 +77,7 @@ class _Run:
             if len(slices) == 1 and padded_size and isinstance(error, _RowsChanged) and batch.rerun:
                 self.together(slices, 0)
             elif len(slices) == 1 or not batch.rerun or error.code in _NOT_THE_INPUT:
-                self._fail(slices, error, before)
+                self._end(slices, None, error, before)
             elif isinstance(error, _RowsChanged):
                 for part in slices:
                     self.together((part,), 0)
@@ -75,46 +85,43 @@ class _Run:
                 middle = len(slices) // 2
                 self.together(slices[:middle], 0)
                 self.together(slices[middle:], 0)
-            return
         except Exception as error:  # ours or the servable's fault: the tasks are answered, the loop goes on
             logger.exception("run failed", extra={"servable": str(batch.key), "signature": batch.signature})
-            self._fail(slices, EngineError(f"{type(error).__name__}: {error}"), before)
-            return
-        timings = self._timings(slices, before)
-        for part, share, timing in zip(slices, shares, timings, strict=True):
-            self.outcomes[part.task, part.start] = (share, timing)
+            self._end(slices, None, EngineError(f"{type(error).__name__}: {error}"), before)
+        else:
+            self._end(slices, shares, None, before)
 
-    def _fail(self, slices: Sequence[Slice], error: EngineError, before: float) -> None:
-        for part, timing in zip(slices, self._timings(slices, before), strict=True):
-            self.outcomes[part.task, part.start] = (error, timing)
-            if len(slices) == 1 and error.code not in _NOT_THE_INPUT:
-                self.guilty.add(part.task)
-
-    def _timings(self, slices: Sequence[Slice], before: float) -> list[Timing]:
-        now = time.monotonic()
-        model_us = int((now - before) * 1e6)
-        alone = len(slices) == 1 and not self.batch.padded_size
-        size = sum(stop - start for _, start, stop in slices)
-        timings = []
+    def _end(self, slices: Sequence[Slice], shares: list[dict[str, np.ndarray]] | None, error: EngineError | None, before: float) -> None:
+        started, num_runs = self.started, self.num_runs
+        model_us = int((time.monotonic() - before) * 1e6)
+        batch_id = self.batch.id if len(slices) > 1 or self.batch.padded_size else 0
+        guilty = error is not None and len(slices) == 1 and error.code not in _NOT_THE_INPUT
+        size = _size(slices)
         index = 0
-        for task, start, stop in slices:
-            queue_us = max(int((self.started - task.enqueued) * 1e6), 0)
-            timings.append(Timing(queue_us, model_us, 0 if alone else self.batch.id, size, index, self.num_runs))
-            index += stop - start
-        return timings
+        for place, part in enumerate(slices):
+            queue_us = int((started - part.task.enqueued) * 1e6)
+            timing = Timing(max(queue_us, 0), model_us, batch_id, size, index, num_runs)
+            self.outcomes.append(_Outcome(part, shares[place] if shares is not None else None, error, timing, guilty))
+            index += part.stop - part.start
 
 
-def _lay_together(slices: Sequence[Slice], padded_size: int) -> dict[str, np.ndarray]:
+def _size(slices: Sequence[Slice]) -> int:
+    if len(slices) == 1:
+        _, start, stop = slices[0]
+        return stop - start
+    return sum([stop - start for _, start, stop in slices])
+
+
+def _lay_together(slices: Sequence[Slice], padded_size: int) -> Mapping[str, np.ndarray]:
     """The rows of all slices, then the first row again up to `padded_size` (0 = none, inputs as they came).
 
     A real row, because zeros may be outside what the model accepts (a lookup key, a divisor).
     Source: TensorFlow Serving, batching/batching_session.cc.
     """
     task, start, stop = slices[0]
-    size = sum(stop - start for _, start, stop in slices)
-    whole = len(slices) == 1 and stop - start == task.rows
-    if whole and padded_size <= size:
-        return dict(task.inputs)
+    if len(slices) == 1 and stop - start == task.rows and padded_size <= task.rows:
+        return task.inputs
+    size = _size(slices)
     missing = max(padded_size - size, 0)
     inputs = {}
     for name, first in task.inputs.items():
@@ -130,8 +137,7 @@ def _split(outputs: dict[str, np.ndarray], slices: Sequence[Slice], padded_size:
     task, start, stop = slices[0]
     if len(slices) == 1 and stop - start == task.rows and padded_size <= task.rows:
         return [outputs]
-    size = sum(stop - start for _, start, stop in slices)
-    ran = max(padded_size, size)
+    ran = max(padded_size, _size(slices))
     for name, output in outputs.items():
         if not output.ndim:
             raise _RowsChanged(f"Batched output tensor has 0 dimensions: {name}")
@@ -146,16 +152,13 @@ def _split(outputs: dict[str, np.ndarray], slices: Sequence[Slice], padded_size:
     return shares
 
 
-def _settle(part: Slice, run: _Run) -> Result | None:
-    """The result that this slice completes, if any."""
-    task = part.task
-    outcome, timing = run.outcomes[task, part.start]
-    if isinstance(outcome, EngineError):
-        return Result(task, None, outcome, timing, task in run.guilty) if claim_answer(task) else None
-    if part.stop - part.start == task.rows or not run.batch.padded_size:
-        return Result(task, outcome, None, timing) if claim_answer(task) else None
+def _settle(outcome: _Outcome, batched: bool) -> Result | None:
+    """The result that this outcome completes, if any."""
+    (task, start, stop), outputs, error, timing, guilty = outcome
+    if outputs is None or stop - start == task.rows or not batched:
+        return Result(task, outputs, error, timing, guilty) if claim_answer(task) else None
     with _pieces:
-        task.pieces = [*(task.pieces or ()), Piece(part.start, part.stop, outcome, timing)]
+        task.pieces = [*(task.pieces or ()), Piece(start, stop, outputs, timing)]
         complete = sum(piece.stop - piece.start for piece in task.pieces) == task.rows
     if not complete or not claim_answer(task):
         return None

@@ -400,12 +400,18 @@ class Scheduler:
         self._renew_ticket(group)
         if not slices:
             return None
-        size = sum(stop - start for _, start, stop in slices)
-        padded_size = 0
+        size = padded_size = 0
+        for _, start, stop in slices:
+            size += stop - start
         if group.batched:
-            padded_size = next((allowed for allowed in queue.options.batching.allowed_batch_sizes if allowed >= size), size)
+            padded_size = size
+            for allowed in queue.options.batching.allowed_batch_sizes:
+                if allowed >= size:
+                    padded_size = allowed
+                    break
         cost = line.seconds(padded_size or max(size, 1)) if line is not None else 0.0
-        self._virtual_time = max(self._virtual_time, queue.virtual_time)
+        if queue.virtual_time > self._virtual_time:
+            self._virtual_time = queue.virtual_time
         queue.virtual_time += cost / queue.options.weight
         batch_id = next(self._batch_ids)
         return Batch(batch_id, queue.key, group.signature, group.output_filter, slices, size, padded_size, group.rule.rerun, now, cost)
