@@ -163,7 +163,7 @@ class Door:
             headers.append(("retry-after", str(retry_after)))
         if status == 401:
             headers.append(("www-authenticate", 'Bearer realm="daybook"'))
-        if status in (408, 413):
+        if status in (408, 413) and exchange.scope.http_version.startswith("1"):
             headers.append(("connection", "close"))  # what is left of the body is not worth reading
         if exchange.origin is not None:
             headers += cors_headers(exchange.origin, self.snapshots.current.site_origin)

@@ -24,6 +24,7 @@ class Scope(Protocol):
     """One request's head. Granian's class; `path` is percent-decoded and without the query."""
 
     proto: str
+    http_version: str  # "1", "1.1", "2"
     method: str
     path: str
     query_string: str
