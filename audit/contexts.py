@@ -37,6 +37,7 @@ class Line:
     caller: str
     url: str
     act: str  # what was done, without on what
+    is_call: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def line(record: Record, leaf: LogLeaf | None, signed_size: int) -> Line:
         caller=words.caller(record),
         url=record_url(record.id),
         act=words.act(record),
+        is_call=record.kind in ("prediction", "refusal"),
     )
 
 

@@ -4,16 +4,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import DateTimeField, F, Func, Min, Sum, Value
 from django.urls import reverse
 
 from . import charts, figures, words
+from .backlog import Backlog, read_backlog
 from .contexts import SPANS, records_url
 from .figures import ANSWERED, ModelFigures, Summary, TreeState
-from .models import LogLeaf, Rollup
+from .models import Rollup
 from .querysets import SearchTooBroad, time_limit
 from .search import quote
 
@@ -84,7 +87,7 @@ class DashboardPage:
     summary: Summary
     before: Summary  # the same length of time, just earlier
     tree: TreeState
-    last_index: int | None
+    backlog: Backlog | None  # of this node's journal
     rows: tuple[ModelRow, ...]
     outcomes: tuple[OutcomeRow, ...]
     traffic: charts.Spec
@@ -130,7 +133,7 @@ def dashboard_page(range_name: str, model: str, *, now: datetime) -> DashboardPa
         summary=summary,
         before=figures.summary(only, since - timedelta(seconds=seconds), since),
         tree=figures.tree_state(now),
-        last_index=LogLeaf.objects.order_by("-index").values_list("index", flat=True).first(),
+        backlog=read_backlog(Path(settings.JOURNAL_DIR)),
         rows=tuple(_rows(since, until, step_s, chosen, name)),
         outcomes=tuple(_outcomes(since, until, only, window)),
         traffic=charts.traffic_chart(traffic, step_s, _version_starts(since, until, only)),

@@ -74,7 +74,7 @@ def rows(html: str) -> list[str]:
 
 
 def seals(html: str) -> list[str]:
-    return re.findall(r'<svg class="seal"\s+data-state="(\w+)"', html[html.index("<tbody>") : html.index("</table>")])
+    return re.findall(r'<svg class="seal" data-state="(\w+)"', html[html.index("<tbody>") : html.index("</table>")])
 
 
 # The list
@@ -343,7 +343,7 @@ def test_a_picture_and_its_scores_are_drawn(client: Client, tmp_path: Path, sett
     client.force_login(make_user("ada"))
     html = get(client, f"/audit/records/{record_id}")
     assert 'viewBox="0 0 8 8"' in html
-    assert re.search(r'data-top><dt title="7">7</dt>.*?0\.910', html, re.DOTALL)
+    assert re.search(r'data-top>\s*<dt title="7">7</dt>.*?0\.910', html, re.DOTALL)
 
 
 def test_the_panel_is_the_record_without_its_frame(connection: Any, client: Client, auditor: User) -> None:

@@ -301,7 +301,7 @@ def test_text_stands_out_from_its_ground_in_both_themes(page: Page) -> None:
       return (high + 0.05) / (low + 0.05);
     }"""
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         for ground in ("paper", "raised", "sunken", "hover", "select"):
             for ink in ("ink", "quiet", "accent", "fail", "warn"):
                 assert page.evaluate(ratio, [ink, ground]) >= 4.5, (scheme, ink, ground)
