@@ -114,7 +114,8 @@ class Scribe:
         self._register()
         # Who is dead must be known before voids are looked for: a failing writer makes its void durable before it lets go of the
         # failed segment, so whoever sees that segment unlocked finds the void.
-        if any(self._is_dead(follower) for follower in list(self._followers.values())):
+        died = [self._is_dead(follower) for follower in list(self._followers.values())]  # all of them: each is asked
+        if any(died):
             self._scan()
             self._register()
         self._find_voids()
