@@ -55,15 +55,17 @@ _KNOWN = {
 @cache
 def element_type(name: str) -> ElementType:
     """The type that a signature calls `name`; one of kind `unsupported` for complex, quantised, resource and variant elements."""
-    if name == "DT_BFLOAT16":
-        return ElementType(name, "bfloat16", "float", bfloat16())
+    if name == "DT_BFLOAT16" and (dtype := find_bfloat16()) is not None:
+        return ElementType(name, "bfloat16", "float", dtype)
     return _KNOWN.get(name) or ElementType(name, name.removeprefix("DT_").lower(), "unsupported", None)
 
 
 @cache
-def bfloat16() -> "np.dtype[Any]":
-    """NumPy has none of its own; imported only where a signature asks for it."""
-    import ml_dtypes
-
+def find_bfloat16() -> "np.dtype[Any] | None":
+    """NumPy has none of its own. TensorFlow brings `ml_dtypes`; a gateway that was installed without it can't take such numbers."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        return None
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype
