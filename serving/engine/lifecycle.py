@@ -1,7 +1,8 @@
-"""One version's life as the manager keeps it, and as it is shown."""
+"""One version's life as the manager keeps it, as it is shown, and as it is held by those who run it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from .batch import BatchRule
 from .errors import EngineError
@@ -129,6 +130,43 @@ class Version:
             self.load_seconds,
         )
         return self._status
+
+
+class Handle:
+    """A loaded version that stays loaded until `release`. A context manager; released once, further calls do nothing."""
+
+    __slots__ = ("_give_back", "_released", "_version", "servable")
+
+    def __init__(self, version: Version, servable: Servable, give_back: Callable[[Version], None]) -> None:
+        self._version = version
+        self._give_back = give_back
+        self._released = False
+        self.servable = servable
+
+    @property
+    def key(self) -> ServableKey:
+        return self._version.key
+
+    @property
+    def model(self) -> DesiredModel:
+        """The options in force now."""
+        return self._version.model
+
+    @property
+    def rules(self) -> Mapping[str, BatchRule]:
+        """By signature, the rule in force now."""
+        return self._version.rules()
+
+    def release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._give_back(self._version)
+
+    def __enter__(self) -> "Handle":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
 
 
 def effective_rules(proven: Mapping[str, BatchRule], model: DesiredModel) -> dict[str, BatchRule]:

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 from .batch import BatchRule
 from .crashes import CrashMarks
 from .errors import Code, EngineError, InvalidModel, InvalidOptions, NoMemory, Unavailable, UnknownServable
-from .lifecycle import MAX_RETRY_DELAY, ModelStatus, Version, VersionStatus
+from .lifecycle import MAX_RETRY_DELAY, Handle, ModelStatus, Version, VersionStatus
 from .memory import find_available_bytes, trim
 from .options import DesiredModel
 from .probe import probe_servable
@@ -28,47 +27,12 @@ from .servable import Servable, ServableKey
 from .state import Event, State
 from .versions import Scan, choose, fingerprint, scan
 
+__all__ = ["KEPT_ENDED", "Handle", "Manager"]
+
 logger = logging.getLogger(__name__)
 
 KEPT_ENDED = 3  # END entries kept per model, so that people see what happened last
 KEPT_GONE = 100  # models that aren't desired any more of which something is still shown
-
-
-class Handle:
-    """A loaded version that stays loaded until `release`. A context manager; released once, further calls do nothing."""
-
-    __slots__ = ("_manager", "_released", "_version", "servable")
-
-    def __init__(self, manager: "Manager", version: Version, servable: Servable) -> None:
-        self._manager = manager
-        self._version = version
-        self._released = False
-        self.servable = servable
-
-    @property
-    def key(self) -> ServableKey:
-        return self._version.key
-
-    @property
-    def model(self) -> DesiredModel:
-        """The options in force now."""
-        return self._version.model
-
-    @property
-    def rules(self) -> Mapping[str, BatchRule]:
-        """By signature, the rule in force now."""
-        return self._version.rules()
-
-    def release(self) -> None:
-        if not self._released:
-            self._released = True
-            self._manager._release(self._version)
-
-    def __enter__(self) -> "Handle":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
 
 
 class Manager:
@@ -174,7 +138,7 @@ class Manager:
             if entry is None or not entry.available or entry.servable is None:
                 raise UnknownServable(f"Servable not found for request: {key}")
             entry.num_handles += 1
-            return Handle(self, entry, entry.servable)
+            return Handle(entry, entry.servable, self._release)
 
     def wait(self, until: Callable[[Mapping[str, ModelStatus]], bool], timeout: float) -> bool:
         """Wait until the status satisfies a condition; whether it did in time."""

@@ -16,131 +16,30 @@ Not thread-safe: its owner calls it under one lock, which it holds for microseco
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from .batch import Batch, BatchRule, Result, Slice, Task, claim_answer
+from .batch import Batch, Result, Slice, Task, claim_answer
 from .errors import Code, DeadlinePassed, EngineError, InvalidInput, QueueFull, UnknownServable
 from .latency import LatencyModel, Line
-from .options import BatchingOptions
+from .queues import Group, Queue, QueueOptions
 from .servable import ServableKey
+
+__all__ = ["SUSPECT_SECONDS", "QueueOptions", "Scheduler"]
 
 SUSPECT_SECONDS = 60.0  # a caller whose input failed batches among its like for this long
 MAX_SUSPECTS = 1024
 MAX_IDLE_GROUPS = 256  # empty groups kept for their shapes' sake
-_ALONE = BatchRule(False, "unknown signature")
 _BLAMELESS = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-
-
-@dataclass(frozen=True, slots=True)
-class QueueOptions:
-    """How one servable's tasks are queued. `rules` by signature; a signature without one runs a request at a time."""
-
-    batching: BatchingOptions = field(default_factory=BatchingOptions)
-    weight: float = 1.0
-    rules: Mapping[str, BatchRule] = field(default_factory=dict)
-
-
-class _Group:
-    """Tasks that may share a run. Deques may hold tasks that have left (expired, cancelled): their `arrival` is 0."""
-
-    __slots__ = ("batched", "deques", "output_filter", "queue", "rows", "rule", "signature", "ticket")
-
-    def __init__(self, queue: "_Queue", task: Task, rule: BatchRule) -> None:
-        self.queue = queue
-        self.signature = task.signature
-        self.output_filter = task.output_filter
-        self.rule = rule
-        self.batched = rule.batched
-        # normal, low, and those predicted to miss their deadlines, which run when nothing else of the group waits
-        self.deques: tuple[deque[Task], deque[Task], deque[Task]] = (deque(), deque(), deque())
-        self.rows = 0  # what waits; a task that runs alone counts as 1
-        self.ticket: _Ticket | None = None  # its valid entry in the queue's heap
-
-    def find_head(self) -> Task | None:
-        """The task to take next. Drops those that have left."""
-        for tasks in self.deques:
-            while tasks:
-                if tasks[0].arrival:
-                    return tasks[0]
-                tasks.popleft()
-        return None
-
-
-_Ticket = tuple[int, int, int]  # (priority, arrival) of a group's first task: who goes first within a queue; a number of its own
-
-
-class _Queue:
-    """One servable's groups."""
-
-    __slots__ = (
-        "capacity",
-        "groups",
-        "heap",
-        "key",
-        "latency",
-        "max_task_rows",
-        "num_normal",
-        "num_tasks",
-        "options",
-        "rows",
-        "suspects",
-        "virtual_time",
-    )
-
-    def __init__(self, key: ServableKey, options: QueueOptions) -> None:
-        self.key = key
-        self.follow(options)
-        self.groups: dict[tuple[object, ...], _Group] = {}
-        self.heap: list[tuple[_Ticket, _Group]] = []
-        self.latency: dict[str, LatencyModel] = {}
-        self.suspects: dict[str, float] = {}  # caller → until
-        self.rows = 0
-        self.num_tasks = 0
-        self.num_normal = 0
-        self.virtual_time = 0.0
-
-    def follow(self, options: QueueOptions) -> None:
-        batching = options.batching
-        self.options = options
-        self.capacity = batching.max_batch_size * batching.max_enqueued_batches
-        self.max_task_rows = float("inf") if batching.split_large else batching.max_batch_size
-
-    def rule_for(self, task: Task) -> BatchRule:
-        rule = self.options.rules.get(task.signature, _ALONE)
-        if not rule.batched:
-            return rule
-        if not _share_rows(task):
-            return BatchRule(False, "inputs don't share dimension 0", rerun=rule.rerun)
-        if not rule.accepts(task.inputs):
-            return BatchRule(False, "fed otherwise than probed", rerun=rule.rerun)
-        return rule
-
-    def find_line(self, signature: str) -> Line | None:
-        model = self.latency.get(signature)
-        return model.find_line() if model is not None else None
-
-    def max_rows(self, line: Line | None) -> int:
-        """Rows that a batch may hold, by `max_batch_size` and by `max_batch_time` where the latency is known."""
-        batching = self.options.batching
-        if not batching.max_batch_time or line is None or not line.per_row:
-            return batching.max_batch_size
-        affordable = int((batching.max_batch_time - line.fixed) / line.per_row)
-        return min(max(affordable, 1), batching.max_batch_size)
-
-
-def _share_rows(task: Task) -> bool:
-    return task.rows > 0 and all(array.ndim and array.shape[0] == task.rows for array in task.inputs.values())
 
 
 class Scheduler:
     """The queues of one device. See the module's theory; every method takes the present instant of one monotonic clock."""
 
     def __init__(self) -> None:
-        self._queues: dict[ServableKey, _Queue] = {}
-        self._active: dict[ServableKey, _Queue] = {}  # those with waiting tasks
+        self._queues: dict[ServableKey, Queue] = {}
+        self._active: dict[ServableKey, Queue] = {}  # those with waiting tasks
         self._deadlines: list[tuple[float, int, bytes]] = []  # heap of (deadline, arrival, id); no tensors, so those that left may stay
         self._tasks: dict[bytes, Task] = {}
         self._expired: list[Task] = []  # found while a batch was formed, for the next `expire`
@@ -155,7 +54,7 @@ class Scheduler:
         """Add a servable's queue, or change its options; what waits stays and follows the new ones."""
         queue = self._queues.get(key)
         if queue is None:
-            self._queues[key] = _Queue(key, options)
+            self._queues[key] = Queue(key, options)
             return
         waiting = self._drain(queue)
         queue.follow(options)
@@ -238,7 +137,7 @@ class Scheduler:
         """
         while True:
             choice: tuple[int, float] | None = None
-            chosen: tuple[_Queue, _Group] | None = None
+            chosen: tuple[Queue, Group] | None = None
             wake = float("inf")
             for queue in self._active.values():
                 group, ready_at = self._next_group(queue, now)
@@ -275,7 +174,7 @@ class Scheduler:
 
     # How a task gets in and out
 
-    def _group_for(self, queue: _Queue, task: Task) -> _Group:
+    def _group_for(self, queue: Queue, task: Task) -> Group:
         rows, inputs = task.rows, task.inputs
         suspect = bool(queue.suspects) and queue.suspects.get(task.caller, 0.0) > task.enqueued
         shape: tuple[object, ...]
@@ -290,10 +189,10 @@ class Scheduler:
         if group is None:
             if len(queue.groups) >= MAX_IDLE_GROUPS:
                 queue.groups = {shape: group for shape, group in queue.groups.items() if group.rows}
-            group = queue.groups[shape] = _Group(queue, task, queue.rule_for(task))
+            group = queue.groups[shape] = Group(queue, task, queue.rule_for(task))
         return group
 
-    def _insert(self, group: _Group, task: Task) -> None:
+    def _insert(self, group: Group, task: Task) -> None:
         queue = group.queue
         self._arrivals = arrival = self._arrivals + 1
         heappush(self._deadlines, (task.deadline, arrival, task.id))
@@ -320,10 +219,10 @@ class Scheduler:
         """Forget a task that leaves without having been taken; its group's turn may change with it."""
         group, arrival = task.group, task.arrival
         self._leave(task)
-        if isinstance(group, _Group) and group.ticket is not None and group.ticket[1] == arrival:
+        if isinstance(group, Group) and group.ticket is not None and group.ticket[1] == arrival:
             self._renew_ticket(group)
 
-    def _renew_ticket(self, group: _Group) -> None:
+    def _renew_ticket(self, group: Group) -> None:
         head = group.find_head()
         if head is None:
             group.ticket = None
@@ -334,14 +233,14 @@ class Scheduler:
     def _leave(self, task: Task) -> None:
         """Forget a waiting task. Its deque drops it later."""
         group = task.group
-        if isinstance(group, _Group):
+        if isinstance(group, Group):
             rows = task.rows - task.taken if group.batched else 1
             task.arrival = 0
             task.group = None
             del self._tasks[task.id]
             self._account(group, 1, 0 if task.priority else 1, rows)
 
-    def _account(self, group: _Group, num_tasks: int, num_normal: int, rows: int) -> None:
+    def _account(self, group: Group, num_tasks: int, num_normal: int, rows: int) -> None:
         """Tasks have left a group, or rows of one that stays."""
         queue = group.queue
         group.rows -= rows
@@ -359,7 +258,7 @@ class Scheduler:
             self._deadlines = [entry for entry in self._deadlines if entry[2] in self._tasks]
             heapify(self._deadlines)
 
-    def _drain(self, queue: _Queue) -> list[Task]:
+    def _drain(self, queue: Queue) -> list[Task]:
         """Take all tasks out of a queue, in the order of their arrival."""
         tasks = [task for task in self._tasks.values() if task.key == queue.key]
         for task in tasks:
@@ -369,7 +268,7 @@ class Scheduler:
 
     # How a batch is formed
 
-    def _next_group(self, queue: _Queue, now: float) -> tuple[_Group | None, float]:
+    def _next_group(self, queue: Queue, now: float) -> tuple[Group | None, float]:
         """The group whose turn it is, or None and the instant at which one will be ready."""
         heap = queue.heap
         while heap and heap[0][0] is not heap[0][1].ticket:
@@ -377,7 +276,7 @@ class Scheduler:
         timeout = queue.options.batching.batch_timeout
         if not timeout and heap:
             return heap[0][1], now
-        first: _Group | None = None
+        first: Group | None = None
         wake = float("inf")
         for group in queue.groups.values():
             head = group.find_head()
@@ -393,7 +292,7 @@ class Scheduler:
                 first = group
         return first, wake
 
-    def _form(self, queue: _Queue, group: _Group, now: float) -> Batch | None:
+    def _form(self, queue: Queue, group: Group, now: float) -> Batch | None:
         """Take the next batch out of a group; None when all its tasks had expired."""
         line = queue.find_line(group.signature)
         slices = self._take(group, queue.max_rows(line) if group.batched else 0, line, now)
@@ -416,7 +315,7 @@ class Scheduler:
         batch_id = next(self._batch_ids)
         return Batch(batch_id, queue.key, group.signature, group.output_filter, slices, size, padded_size, group.rule.rerun, now, cost)
 
-    def _take(self, group: _Group, limit: int, line: Line | None, now: float) -> list[Slice]:
+    def _take(self, group: Group, limit: int, line: Line | None, now: float) -> list[Slice]:
         """Take up to `limit` rows out of a group; with limit 0 one whole task."""
         if not limit:
             task = self._take_one(group, line, now)
@@ -472,7 +371,7 @@ class Scheduler:
             self._account(group, num_whole, num_normal, size)
         return slices
 
-    def _take_one(self, group: _Group, line: Line | None, now: float) -> Task | None:
+    def _take_one(self, group: Group, line: Line | None, now: float) -> Task | None:
         late = group.deques[2]
         for tasks in group.deques:
             while tasks:
@@ -504,7 +403,7 @@ class Scheduler:
 
     # Callers whose input failed
 
-    def _suspect(self, queue: _Queue, caller: str, now: float) -> None:
+    def _suspect(self, queue: Queue, caller: str, now: float) -> None:
         for suspect in [name for name, until in queue.suspects.items() if until <= now]:
             del queue.suspects[suspect]
         if len(queue.suspects) < MAX_SUSPECTS or caller in queue.suspects:
