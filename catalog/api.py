@@ -3,8 +3,8 @@
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 from django.urls import reverse
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers, viewsets
 from rest_framework.permissions import IsAuthenticatedOrReadOnly
@@ -135,7 +135,7 @@ class EntryViewSet(viewsets.ViewSet):
         entries = Entry.objects.visible_to(request.user)
         found = find(entries, search)
         start = (search.page - 1) * PAGE_SIZE
-        rows = ranked(found, search, now=timezone.now()).with_lists()[start : start + PAGE_SIZE]
+        rows = ranked(found, search).with_lists()[start : start + PAGE_SIZE]
         page = {
             "total": found.count(),
             "page": search.page,
@@ -158,9 +158,10 @@ class EntryViewSet(viewsets.ViewSet):
         tags = values.pop("tags", None)
         actor = request.user.get_username()
         try:
-            services.update_card(entry=entry, actor=actor, **values)
-            if tags is not None:
-                services.set_tags(entry=entry, tags=tags, actor=actor)
+            with transaction.atomic():
+                services.update_card(entry=entry, actor=actor, **values)
+                if tags is not None:
+                    services.set_tags(entry=entry, tags=tags, actor=actor)
         except services.InvalidEntry as error:
             raise serializers.ValidationError({error.field: [error.message]}) from error
         return Response(EntrySerializer(access.get_entry(request.user, slug)).data)

@@ -11,7 +11,7 @@ from audit.charts import Sparkline, sparkline
 
 from .figures import daily_calls
 from .models import Entry, EntryTag, Namespace, Tag
-from .search import FACETS, PAGE_SIZE, SORTS, Search, count_facets, find, nearest_names, ranked
+from .search import ALIKE, FACETS, PAGE_SIZE, SORTS, Search, count_facets, find, find_alike, ranked
 
 FACET_LABELS = {**dict(Namespace.choices), "kind": "Kind", "access": "Who may call", "state": "Now", "lifecycle": "Lifecycle"}
 VALUE_LABELS = {
@@ -117,16 +117,19 @@ def catalog_page(user: Any, search: Search, *, now: datetime) -> CatalogPage:
     entries = Entry.objects.visible_to(user)
     found = find(entries, search)
     total = found.count()
-    is_fuzzy = False
-    if not total and search.text:
-        found = find(entries, search, fuzzy=True)
+    near = find_alike(entries, search.text) if not total and search.text else []
+    alike = [pk for pk, likeness in near if likeness >= ALIKE]
+    if alike:
+        # From here on these entries are the whole catalog and the words are gone.
+        entries = entries.filter(pk__in=alike)
+        found = find(entries, replace(search, text=""))
         total = found.count()
-        is_fuzzy = total > 0
+    is_fuzzy = total > 0 and bool(alike)
     num_pages = max(1, -(-total // PAGE_SIZE))
     search = replace(search, page=min(search.page, num_pages))
     start = (search.page - 1) * PAGE_SIZE
-    shown = list(ranked(found, search, now=now, fuzzy=is_fuzzy).with_lists()[start : start + PAGE_SIZE])
-    counts = count_facets(entries, search, fuzzy=is_fuzzy)
+    shown = list(ranked(found, search, alike=alike).with_lists()[start : start + PAGE_SIZE])
+    counts = count_facets(entries, replace(search, text="") if alike else search)
     labels = _tag_labels(counts, search)
     return CatalogPage(
         search=search,
@@ -149,8 +152,8 @@ def catalog_page(user: Any, search: Search, *, now: datetime) -> CatalogPage:
         next_url=_url(replace(search, page=search.page + 1)) if search.page < num_pages else "",
         clear_url=_url(Search(text=search.text, sort=search.sort)),
         is_fuzzy=is_fuzzy,
-        nearest=_nearest(entries, search) if not total and search.text else [],
-        drops=_drops(entries, labels, search) if not total else [],
+        nearest=_nearest([pk for pk, _ in near[:3]]) if not total and near else [],
+        drops=_drops(Entry.objects.visible_to(user), labels, search) if not total else [],
         is_empty_catalog=not total and search.is_empty,
         may_publish=user.has_perm("catalog.publish_entry"),
         hidden=[
@@ -232,8 +235,14 @@ def _chips(labels: dict[str, dict[str, str]], search: Search) -> list[Chip]:
     ]
 
 
-def _nearest(entries: Any, search: Search) -> list[Offer]:
-    return [Offer(entry.name, entry.get_absolute_url()) for entry in nearest_names(entries, search.text)]
+def _nearest(keys: list[int]) -> list[Offer]:
+    return [Offer(entry.name, entry.get_absolute_url()) for entry in by_keys(keys)]
+
+
+def by_keys(keys: list[int]) -> list[Entry]:
+    """Entries in the order of their keys."""
+    found = Entry.objects.in_bulk(keys)
+    return [found[key] for key in keys if key in found]
 
 
 def _drops(entries: Any, labels: dict[str, dict[str, str]], search: Search) -> list[Offer]:

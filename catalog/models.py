@@ -1,7 +1,7 @@
 """Entries of the catalog: what can be called, in which versions, by which words it is found, who answers for it.
 
 An entry's slug is the model's name in `/v1` and `/v2`. What serving knows arrives as values through `services`; nothing here refers
-to a deployment by key. `Entry.facets` and `Entry.search` are derived from the entry, its tags and its signatures by
+to a deployment by key. `Entry.facets`, `Entry.search` and `Entry.prominence` are derived from the entry, its tags and its signatures by
 `search.index_entry`, which every service that changes one of them calls.
 """
 
@@ -13,6 +13,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models.functions import Lower
 from django.urls import reverse
+from django.utils import timezone
 
 from .querysets import EntryQuerySet
 from .signatures import Signature, decode_signatures
@@ -130,6 +131,8 @@ class Entry(models.Model):
     calls = models.BigIntegerField(default=0)
     p95_us = models.BigIntegerField(null=True, blank=True)
 
+    # Derived, see `search`.
+    prominence = models.FloatField(default=1.0, editable=False)
     facets = ArrayField(models.CharField(max_length=90), default=list, editable=False)
     search = SearchVectorField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -142,6 +145,7 @@ class Entry(models.Model):
         verbose_name_plural = "entries"
         permissions = (("publish_entry", "Can publish models in the catalog"),)
         indexes = (
+            models.Index(fields=("-prominence", "slug"), name="catalog_entry_prominence"),
             GinIndex(fields=("search",), name="catalog_entry_search"),
             GinIndex(fields=("facets",), name="catalog_entry_facets"),
             GinIndex(OpClass(Lower("slug"), name="gin_trgm_ops"), name="catalog_entry_slug_trgm"),
@@ -163,7 +167,7 @@ class EntryVersion(models.Model):
     """A version as it was when it was first ready: its signatures and the document made from them.
 
     The same number may come back with another artifact (somebody overwrote the directory); that is a row of its own, so `artifact`
-    is part of its identity and the newest row of a number is the current one.
+    is part of its identity and the row of a number whose state was set last is the current one.
     """
 
     entry = models.ForeignKey(Entry, on_delete=models.CASCADE, related_name="versions")
@@ -177,10 +181,10 @@ class EntryVersion(models.Model):
     error_code = models.CharField(max_length=40, blank=True)
     error_message = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    state_at = models.DateTimeField(auto_now_add=True)
+    state_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
-        ordering = ("-version", "-created_at")
+        ordering = ("-version", "-state_at")
         constraints = (models.UniqueConstraint(fields=("entry", "version", "artifact"), name="one_row_per_version_and_artifact"),)
 
     def __str__(self) -> str:

@@ -1,21 +1,25 @@
 """Finding entries: the index of one entry, the state of a search as its URL, the ranking, the counts beside the facets.
 
-Ranking, deterministic: an exact name first, then names that begin with the query, then
-`text * (1 + 0.15 * log10(1 + calls) + 0.1 * freshness) * lifecycle`, where text weighs name and owner (A), tags and their synonyms
-(B), signatures (C), summary and card (D), freshness falls from 1 to 0 over a year, and deprecated entries count half.
-Retired entries are hidden unless the lifecycle facet asks for them.
+Ranking, deterministic: an exact name first, then names that begin with the query, then `text * prominence`. Text weighs name and owner
+(A), tags and their synonyms (B), signatures (C), summary and card (D). Prominence is
+`(1 + 0.15 * log10(1 + calls) + 0.1 * freshness) * lifecycle`, where freshness falls from 1 to 0 over a year and deprecated entries count
+half; it is kept in a column, so that the first page of a large catalog comes from an index. Retired entries are hidden unless the
+lifecycle facet asks for them.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.postgres.search import SearchQuery, SearchRank, SearchVector, TrigramSimilarity, TrigramWordSimilarity
-from django.db.models import Case, Count, F, FloatField, Func, IntegerField, Q, Value, When
-from django.db.models.functions import Cast, Extract, Greatest, Lower
+from django.db.models import Case, Count, F, Func, IntegerField, Q, Value, When
+from django.db.models.functions import Greatest, Lower
 from django.http import QueryDict
+from django.utils import timezone
 
 from .models import Entry, EntryTag, EntryVersion, Tag
 from .querysets import EntryQuerySet
@@ -26,19 +30,21 @@ FACETS = (*TAG_FACETS, *FIELD_FACETS)
 SORTS = {"relevance": "Best match", "calls": "Most called", "newest": "Newest", "name": "Name"}
 PAGE_SIZE = 20
 MAX_QUERY = 200
+MAX_ALIKE = 60
 _CARD_CHARS = 50_000
 _WEIGHTS = [0.1, 0.2, 0.4, 1.0]  # D, C, B, A
-_FUZZY = 0.35
+ALIKE = 0.35  # a likeness from which a name is taken for what was meant
+_REMOTE = 0.25
 
 
 # The index
 
 
 def index_entry(entry: Entry) -> None:
-    """Write the search vector and the facet keys of one entry. Call after any change to it, its tags or its versions."""
+    """Write the search vector, the facet keys and the prominence of one entry. Call after any change to it, its tags or versions."""
     tags = list(Tag.objects.filter(entry_tags__entry=entry).exclude(entry_tags__source=EntryTag.Source.REJECTED).select_related("parent"))
     ancestors = [tag.parent for tag in tags if tag.parent is not None]
-    newest = EntryVersion.objects.filter(entry=entry).exclude(artifact="").order_by("-version", "-created_at").first()
+    newest = EntryVersion.objects.filter(entry=entry).exclude(artifact="").first()
     names = [entry.name, entry.slug, re.sub(r"[_.\-]+", " ", entry.slug), entry.provider]
     names += [entry.team.name] if entry.team else []
     names += [entry.owner.get_username()] if entry.owner else []
@@ -58,7 +64,17 @@ def index_entry(entry: Entry) -> None:
     facets = {tag.key for tag in tags} | {tag.key for tag in ancestors}
     facets |= {f"kind:{entry.kind}", f"access:{entry.access}", f"lifecycle:{entry.lifecycle}"}
     facets.add("state:ready" if entry.default_version is not None else "state:not-ready")
-    Entry.objects.filter(pk=entry.pk).update(search=vector, facets=sorted(facets))
+    now = timezone.now()
+    Entry.objects.filter(pk=entry.pk).update(
+        search=vector, facets=sorted(facets), prominence=prominence(entry.calls, entry.lifecycle, entry.updated_at, now=now)
+    )
+
+
+def prominence(calls: int, lifecycle: str, updated_at: datetime, *, now: datetime) -> float:
+    """How much an entry stands out before any word is typed: by use, freshness and state."""
+    freshness = min(1.0, max(0.0, 1 - (now - updated_at) / timedelta(days=365)))
+    state = {"deprecated": 0.5, "retired": 0.3}.get(lifecycle, 1.0)
+    return round((1 + 0.15 * math.log10(1 + calls) + 0.1 * freshness) * state, 4)
 
 
 # The state of a search
@@ -112,37 +128,39 @@ class Search:
 # Finding
 
 
-def find(entries: EntryQuerySet, search: Search, *, fuzzy: bool = False) -> EntryQuerySet:
-    """The entries that a search means, unordered. fuzzy: names that look alike instead of words that are there."""
+def find(entries: EntryQuerySet, search: Search) -> EntryQuerySet:
+    """The entries that a search means, unordered: those that hold its words, or a name that holds its text."""
     found = _only_chosen(entries, search)
     if not search.text:
         return found
-    if fuzzy:
-        alike: EntryQuerySet = _with_likeness(found, search.text).filter(likeness__gte=_FUZZY)
-        return alike
     pattern = search.text.lower()
     return found.alias(lower_slug=Lower("slug"), lower_name=Lower("name")).filter(
         Q(search=_parsed(search.text)) | Q(lower_slug__contains=pattern) | Q(lower_name__contains=pattern)
     )
 
 
-def ranked(found: EntryQuerySet, search: Search, *, now: datetime, fuzzy: bool = False) -> EntryQuerySet:
-    """`found` in the order that the search asks for; ties by name, so that pages never overlap."""
-    if fuzzy:
-        by_likeness: EntryQuerySet = _with_likeness(found, search.text).order_by("-likeness", "-closeness", "-calls", "slug")
-        return by_likeness
+def find_alike(entries: EntryQuerySet, text: str) -> list[tuple[int, float]]:
+    """Keys of the entries whose names look like `text`, with how much (0.25 to 1), best first; for a search that holds nothing.
+
+    At most MAX_ALIKE, asked for once: likeness is costly, and further down nothing is alike anyway.
+    """
+    alike = _with_likeness(entries.exclude(lifecycle="retired"), text).filter(likeness__gte=_REMOTE)
+    rows = alike.order_by("-likeness", "-closeness", "-calls", "slug").annotate(how=F("likeness")).values_list("pk", "how")
+    return list(rows[:MAX_ALIKE])
+
+
+def ranked(found: EntryQuerySet, search: Search, *, alike: Sequence[int] = ()) -> EntryQuerySet:
+    """`found` in the order that the search asks for; ties by name, so that pages never overlap. alike: an order of keys to keep."""
     if search.sort == "name":
         return found.order_by(Lower("name"), "slug")
     if search.sort == "newest":
         return found.order_by("-created_at", "slug")
     if search.sort == "calls":
         return found.order_by("-calls", "slug")
-    state = Case(When(lifecycle="deprecated", then=0.5), When(lifecycle="retired", then=0.3), default=1.0, output_field=FloatField())
-    days = Extract(Value(now) - F("updated_at"), "epoch") / Value(86_400.0)
-    freshness = Greatest(Value(0.0), Value(1.0) - days / Value(365.0), output_field=FloatField())
-    use = Value(1.0) + Value(0.15) * _log10(F("calls") + Value(1)) + Value(0.1) * freshness
+    if alike:
+        return found.order_by(Case(*(When(pk=pk, then=place) for place, pk in enumerate(alike)), output_field=IntegerField()))
     if not search.text:
-        return found.annotate(rank=Cast(use * state, FloatField())).order_by("-rank", "slug")
+        return found.order_by("-prominence", "slug")
     text = search.text.lower()
     tier = Case(
         When(Q(slug__iexact=text) | Q(name__iexact=text), then=2),
@@ -150,33 +168,26 @@ def ranked(found: EntryQuerySet, search: Search, *, now: datetime, fuzzy: bool =
         default=0,
         output_field=IntegerField(),
     )
-    found = _with_likeness(found, search.text)
-    words = SearchRank(F("search"), _parsed(search.text), weights=_WEIGHTS) + F("likeness") * Value(0.2)
-    return found.annotate(tier=tier, rank=Cast(words * use * state, FloatField())).order_by("-tier", "-rank", "-calls", "slug")
+    words = SearchRank(F("search"), _parsed(search.text), weights=_WEIGHTS)
+    return found.annotate(tier=tier, rank=words * F("prominence")).order_by("-tier", "-rank", "-prominence", "slug")
 
 
-def count_facets(entries: EntryQuerySet, search: Search, *, fuzzy: bool = False) -> dict[str, dict[str, int]]:
+def count_facets(entries: EntryQuerySet, search: Search) -> dict[str, dict[str, int]]:
     """Facet → value → how many entries it would leave. Each facet's counts follow the other facets, not its own choice.
 
     One query for all facets that have no choice, and one for each that has.
     """
     counts: dict[str, dict[str, int]] = {facet: {} for facet in FACETS}
-    for value, number in _unnested(find(entries, search, fuzzy=fuzzy)):
+    for value, number in _unnested(find(entries, search)):
         facet, _, slug = value.partition(":")
         if facet in counts and facet not in search.chosen:
             counts[facet][slug] = number
     for facet in search.chosen:
-        for value, number in _unnested(find(entries, search.without(facet), fuzzy=fuzzy)):
+        for value, number in _unnested(find(entries, search.without(facet))):
             name, _, slug = value.partition(":")
             if name == facet:
                 counts[facet][slug] = number
     return counts
-
-
-def nearest_names(entries: EntryQuerySet, text: str, limit: int = 3) -> list[Entry]:
-    """Names that look like `text`, best first: for the page without results."""
-    likely = _with_likeness(entries.exclude(lifecycle="retired"), text).filter(likeness__gte=0.25)
-    return list(likely.order_by("-likeness", "-closeness", "-calls", "slug")[:limit])
 
 
 def _only_chosen(entries: EntryQuerySet, search: Search) -> EntryQuerySet:
@@ -205,7 +216,3 @@ def _with_likeness(entries: EntryQuerySet, text: str) -> Any:
 def _unnested(entries: EntryQuerySet) -> list[tuple[str, int]]:
     rows = entries.annotate(facet=Func(F("facets"), function="unnest")).order_by().values("facet").annotate(number=Count("pk"))
     return [(row["facet"], row["number"]) for row in rows]
-
-
-def _log10(expression: Any) -> Func:
-    return Func(Cast(expression, FloatField()), function="log", output_field=FloatField())

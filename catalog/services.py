@@ -19,7 +19,7 @@ from .descriptions import describe_entry
 from .figures import DAYS
 from .models import SLUG, Entry, EntryTag, EntryVersion, Example, Tag, Team
 from .openapi.tagging import derive_tags
-from .search import index_entry
+from .search import index_entry, prominence
 from .signatures import decode_signatures
 
 CARD_FIELDS = frozenset(
@@ -109,13 +109,15 @@ def record_version(*, name: str, version: int, artifact: str, signatures: Mappin
         entry = Entry.objects.select_for_update(of=("self",)).filter(slug=name).first()
         if entry is None:
             return None
-        row = EntryVersion.objects.filter(entry=entry, version=version, artifact=artifact).first()
-        if row is not None and row.signatures == signatures:
-            return row
-        EntryVersion.objects.filter(entry=entry, version=version, artifact="").delete()
-        row = row or EntryVersion(entry=entry, version=version, artifact=artifact)
+        rows = EntryVersion.objects.filter(entry=entry, version=version)
+        current = rows.first()
+        if current is not None and (current.artifact, current.signatures) == (artifact, signatures):
+            return current
+        rows.filter(artifact="").delete()
+        rows.exclude(artifact=artifact).update(state="END")  # the directory was overwritten: the number means other bytes now
+        row = rows.filter(artifact=artifact).first() or EntryVersion(entry=entry, version=version, artifact=artifact)
         row.signatures = dict(signatures)
-        row.state = "AVAILABLE"
+        row.state, row.error_code, row.error_message, row.state_at = "AVAILABLE", "OK", "", timezone.now()
         decoded = decode_signatures(signatures)
         row.openapi = describe_entry(entry, decoded, version=version, gateway_url=settings.GATEWAY_URL)
         row.openapi_sha256 = hashlib.sha256(orjson.dumps(row.openapi, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -132,8 +134,8 @@ def record_states(*, name: str, versions: Sequence[ReportedVersion], labels: Map
         if entry is None:
             return
         current: dict[int, EntryVersion] = {}
-        for row in EntryVersion.objects.filter(entry=entry).defer("openapi", "signatures").order_by("version", "created_at"):
-            current[row.version] = row  # the newest of a number
+        for row in EntryVersion.objects.filter(entry=entry).defer("openapi", "signatures").order_by("version", "state_at"):
+            current[row.version] = row  # the last one of a number
         reported = {version.version: version for version in versions}
         for number, version in reported.items():
             row = current.pop(number) if number in current else EntryVersion(entry=entry, version=number)
@@ -153,6 +155,8 @@ def update_card(*, entry: Entry, actor: str, **fields: Any) -> Entry:
     changed = {field: value for field, value in fields.items() if getattr(entry, field) != value}
     if not changed:
         return entry
+    if changed.get("lifecycle") == Entry.Lifecycle.RETIRED and entry.deployment_name:
+        raise InvalidEntry("lifecycle", f"{entry.slug} is still served; it retires when its deployment is removed")
     with transaction.atomic():
         for field, value in changed.items():
             setattr(entry, field, value)
@@ -240,22 +244,27 @@ def retire(*, name: str, actor: str) -> None:
 
 
 def refresh_figures(*, now: datetime) -> int:
-    """Take calls and p95 of the last 30 days from the log's rollups into the entries, for ranking and lists. Returns how many changed."""
+    """Take calls and p95 of the last 30 days from the log's rollups into the entries, and their prominence from these.
+
+    Returns how many changed.
+    """
     figures = {row.model: row.summary for row in by_model(now - timedelta(days=DAYS), now)}
     changed = []
-    for entry in Entry.objects.only("slug", "calls", "p95_us"):
+    for entry in Entry.objects.only("slug", "calls", "p95_us", "prominence", "lifecycle", "updated_at").iterator():
         summary = figures.get(entry.slug)
         calls, p95_us = (summary.count, summary.p95_us) if summary else (0, None)
-        if (entry.calls, entry.p95_us) != (calls, p95_us):
-            entry.calls, entry.p95_us = calls, p95_us
+        stands_out = prominence(calls, entry.lifecycle, entry.updated_at, now=now)
+        # A thousandth a day is freshness fading: not worth a write each minute.
+        if (entry.calls, entry.p95_us) != (calls, p95_us) or abs(entry.prominence - stands_out) > 0.005:
+            entry.calls, entry.p95_us, entry.prominence = calls, p95_us, stands_out
             changed.append(entry)
-    Entry.objects.bulk_update(changed, ["calls", "p95_us"], batch_size=500)
+    Entry.objects.bulk_update(changed, ["calls", "p95_us", "prominence"], batch_size=500)
     return len(changed)
 
 
 def _derive(entry: Entry) -> None:
     """Propose the tags that follow from the signatures of the newest ready version; withdraw proposals that no longer follow."""
-    newest = EntryVersion.objects.filter(entry=entry).exclude(artifact="").order_by("-version", "-created_at").first()
+    newest = EntryVersion.objects.filter(entry=entry).exclude(artifact="").first()
     if newest is None:
         return
     derived = {tag.key: tag.reason for tag in derive_tags(newest.decoded_signatures(), class_names=entry.class_names)}

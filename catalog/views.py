@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -19,7 +20,7 @@ from .descriptions import describe_entry
 from .forms import CardForm
 from .model_page import current_version, model_page
 from .models import Entry, Tag
-from .search import Search, find, nearest_names, ranked
+from .search import Search, find, find_alike, ranked
 
 SUGGESTED = 6
 
@@ -41,7 +42,9 @@ def suggestions(request: HttpRequest) -> HttpResponse:
     names: list[Entry] = []
     tags: list[Tag] = []
     if text:
-        names = list(ranked(find(entries, search), search, now=timezone.now())[:SUGGESTED]) or nearest_names(entries, text)
+        names = list(ranked(find(entries, search), search)[:SUGGESTED])
+        if not names:
+            names = contexts.by_keys([key for key, _ in find_alike(entries, text)[:SUGGESTED]])
         tags = list(Tag.objects.filter(label__icontains=text, entry_tags__entry__in=entries).distinct()[:4])
     return render(request, "catalog/_suggestions.html", {"text": text, "names": names, "tags": tags})
 
@@ -88,15 +91,25 @@ def openapi(request: HttpRequest, slug: str) -> HttpResponse:
 def entry_edit(request: HttpRequest, slug: str) -> HttpResponse:
     entry = access.get_editable_entry(request.user, slug)
     form = CardForm(request.POST or None, instance=Entry.objects.get(pk=entry.pk))
-    if request.method == "POST" and form.is_valid():
-        actor = request.user.get_username()
-        values: dict[str, Any] = dict(form.cleaned_data)
-        tags = values.pop("tags")
-        services.update_card(entry=entry, actor=actor, **values)
-        services.set_tags(entry=entry, tags=tags, actor=actor)
+    if request.method == "POST" and form.is_valid() and _save_card(form, entry, actor=request.user.get_username()):
         messages.success(request, "Saved. The change is in the daybook.")
         return redirect(entry)
     return render(request, "catalog/edit.html", {"form": form, "entry": entry}, status=422 if form.errors else 200)
+
+
+def _save_card(form: CardForm, entry: Entry, *, actor: str) -> bool:
+    """Tags are set only when they were touched: saving a card doesn't confirm what nobody looked at."""
+    values: dict[str, Any] = dict(form.cleaned_data)
+    tags = values.pop("tags")
+    try:
+        with transaction.atomic():
+            services.update_card(entry=entry, actor=actor, **values)
+            if set(tags) != set(form.initial["tags"].split()):
+                services.set_tags(entry=entry, tags=tags, actor=actor)
+    except services.InvalidEntry as error:
+        form.add_error(error.field if error.field in form.fields else None, error.message)
+        return False
+    return True
 
 
 @require_safe

@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib.auth.models import Group, User
 
 from catalog.models import Entry
+from catalog.search import index_entry
 from catalog.services import ReportedVersion, publish_served_entry, record_states, record_version
 from catalog.signatures import Signature, TensorSpec, encode_signatures
 
@@ -47,5 +48,10 @@ def make_entry(
     if signatures is not None:
         record_version(name=name, version=version, artifact="ab" * 32, signatures=encode_signatures(signatures))
         record_states(name=name, versions=[ReportedVersion(version, "AVAILABLE")], labels=labels or {}, default_version=version)
-    Entry.objects.filter(slug=name).update(calls=calls)
-    return Entry.objects.get(slug=name)
+    entry = Entry.objects.get(slug=name)
+    if calls:
+        entry.calls = calls
+        entry.save(update_fields=["calls"])
+        index_entry(entry)
+        entry.refresh_from_db()
+    return entry

@@ -153,6 +153,7 @@ def test_owner_edits_card_and_tags(client: Client) -> None:
     entry.refresh_from_db()
     assert (entry.name, entry.lifecycle, entry.visibility) == ("Digits", "preview", "internal")
     assert entry.evaluation == [{"dataset": "held out", "metric": "accuracy", "value": "0.98", "measured_by": "ada"}]
+    assert client.post("/catalog/digits/edit/", {**form, "lifecycle": "retired"}).status_code == 422
     html = client.get("/catalog/digits/").content.decode()
     assert "<h2>Hello</h2>" in html
     assert "by ada" in html

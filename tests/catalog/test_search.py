@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from catalog.contexts import catalog_page, mark
 from catalog.models import Entry
-from catalog.search import FACETS, Search, count_facets, find, nearest_names, ranked
+from catalog.search import FACETS, Search, count_facets, find, find_alike, prominence, ranked
 
 from .factories import DIGIT_NAMES, DIGITS, make_entry
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def slugs(text: str, *, fuzzy: bool = False, **chosen: tuple[str, ...]) -> list[str]:
+def slugs(text: str, **chosen: tuple[str, ...]) -> list[str]:
     search = Search(text=text, chosen={name.replace("_", "-"): values for name, values in chosen.items()})
-    return [entry.slug for entry in ranked(find(Entry.objects.all(), search, fuzzy=fuzzy), search, now=NOW, fuzzy=fuzzy)]
+    return [entry.slug for entry in ranked(find(Entry.objects.all(), search), search)]
 
 
 @pytest.fixture
@@ -60,11 +60,18 @@ def test_synonyms_and_parents_of_tags_find() -> None:
 
 @pytest.mark.usefixtures("_entries")
 def test_typing_errors_find_what_looks_alike() -> None:
-    assert slugs("dgits", fuzzy=True)[0] == "digits"
     page = catalog_page(AnonymousUser(), Search(text="dgits"), now=NOW)
     assert page.is_fuzzy
-    assert page.rows[0].entry.slug == "digits"
-    assert [entry.slug for entry in nearest_names(Entry.objects.all(), "danich")] == ["danish-large"]
+    assert [row.entry.slug for row in page.rows] == ["digits", "digits_large"]
+    narrowed = catalog_page(AnonymousUser(), Search(text="dgits", chosen={"access": ("open",)}), now=NOW)
+    assert [row.entry.slug for row in narrowed.rows] == ["digits"]
+    assert {facet.name: [(value.label, value.count) for value in facet.values] for facet in narrowed.facets}["access"] == [
+        ("Everybody", 1),
+        ("Keys", 1),
+    ]
+    [(key, likeness), *_] = find_alike(Entry.objects.all(), "danich")
+    assert Entry.objects.get(pk=key).slug == "danish-large"
+    assert 0.25 <= likeness < 1
 
 
 @pytest.mark.usefixtures("_entries")
@@ -93,17 +100,23 @@ def test_use_and_state_move_equal_texts() -> None:
     make_entry("b_idle", summary="Counts sheep.")
     make_entry("c_gone", summary="Counts sheep.", calls=100_000, lifecycle="deprecated")
     assert slugs("sheep") == ["a_busy", "b_idle", "c_gone"]
-    Entry.objects.filter(slug="b_idle").update(updated_at=NOW - timedelta(days=400))
-    assert slugs("sheep")[-1] == "c_gone"
+
+
+def test_prominence_grows_with_use_and_fades_with_age() -> None:
+    fresh = prominence(0, "production", NOW, now=NOW)
+    assert fresh == 1.1
+    assert prominence(999, "production", NOW, now=NOW) == pytest.approx(1.55)
+    assert prominence(0, "production", NOW - timedelta(days=400), now=NOW) == 1.0
+    assert prominence(0, "deprecated", NOW, now=NOW) == fresh / 2
 
 
 @pytest.mark.usefixtures("_entries")
 def test_sorts() -> None:
     search = Search(sort="name")
-    names = [entry.slug for entry in ranked(find(Entry.objects.all(), search), search, now=NOW)]
+    names = [entry.slug for entry in ranked(find(Entry.objects.all(), search), search)]
     assert names == sorted(names)
     search = Search(sort="calls")
-    assert ranked(find(Entry.objects.all(), search), search, now=NOW)[0].slug == "digits_large"
+    assert ranked(find(Entry.objects.all(), search), search)[0].slug == "digits_large"
 
 
 @pytest.mark.usefixtures("_entries")

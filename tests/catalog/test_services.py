@@ -90,6 +90,15 @@ def test_the_same_number_with_other_bytes_is_kept_apart() -> None:
     assert EntryVersion.objects.filter(entry=entry, version=1).count() == 2
 
 
+def test_bytes_that_come_back_are_the_current_ones_again() -> None:
+    entry = make_entry()
+    other = {"serving_default": signature({"z": spec(-1)}, {"y": spec(-1)})}
+    services.record_version(name=entry.slug, version=1, artifact="cd" * 32, signatures=encode_signatures(other))
+    services.record_version(name=entry.slug, version=1, artifact="ab" * 32, signatures=encode_signatures(HALF_PLUS_TWO))
+    rows = list(EntryVersion.objects.filter(entry=entry))
+    assert [(row.artifact[:2], row.state) for row in rows] == [("ab", "AVAILABLE"), ("cd", "END")]
+
+
 def test_a_version_of_an_unknown_name_is_no_error() -> None:
     assert services.record_version(name="nobody", version=1, artifact="", signatures={}) is None
 
@@ -154,6 +163,11 @@ def test_the_card_changes_and_says_so_once() -> None:
     assert acts().count("entry.card") == 1
     with pytest.raises(InvalidEntry):
         services.update_card(entry=entry, actor="ada", access="open")
+
+
+def test_what_is_served_cannot_be_called_retired() -> None:
+    with pytest.raises(InvalidEntry):
+        services.update_card(entry=make_entry(), actor="ada", lifecycle="retired")
 
 
 def test_access_changes_by_its_own_service() -> None:
