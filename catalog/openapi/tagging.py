@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.openapi.examples import takes_examples
-from catalog.signatures import Signature, TensorSpec
+from catalog.signatures import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _IMAGE_NAMES = re.compile(r"image|picture|pixel|photo|digit", re.IGNORECASE)
 _EMBEDDING_NAMES = re.compile(r"embed|vector", re.IGNORECASE)
@@ -26,8 +26,10 @@ def derive_tags(signatures: Mapping[str, Signature], *, class_names: Sequence[st
     found: dict[str, str] = {}
     if framework:
         found[f"framework:{framework}"] = f"loaded by the {framework} loader"
-    # tf.Example is another way to write what the other signatures take.
-    told = {name: signature for name, signature in signatures.items() if not takes_examples(signature)} or signatures
+    # The default signature is what the model is for; others are its parts, or other ways to write the same (tf.Example).
+    told: Mapping[str, Signature] = {name: each for name, each in signatures.items() if not takes_examples(each)} or signatures
+    if DEFAULT_SIGNATURE in told:
+        told = {DEFAULT_SIGNATURE: told[DEFAULT_SIGNATURE]}
     for name, signature in sorted(told.items()):
         takes = dict(_inputs(signature))
         gives: dict[str, str] = {}

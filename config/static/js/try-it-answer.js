@@ -27,7 +27,7 @@
     const size = Math.abs(value);
     return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(6))) : value.toExponential(3);
   };
-  const share = (value) => `${value >= 0.9995 ? 100 : value < 0.001 ? (100 * value).toPrecision(1) : (100 * value).toFixed(1)} %`;
+  const share = (value) => value < 0.0005 ? (value > 0 ? "< 0.1 %" : "0 %") : `${value >= 0.9995 ? 100 : (100 * value).toFixed(1)} %`;
   const milliseconds = (value) => (value < 1 ? `${(1000 * value).toFixed(0)} µs` : `${value.toPrecision(3)} ms`);
 
   // Values that add up to one read as shares, others as they are.
