@@ -230,7 +230,9 @@ def _traffic_template() -> Spec:
                 "calls:Q",
                 title=None,
                 stack="zero",
-                axis=alt.Axis(tickCount=4, format="~s", tickMinStep=1),
+                axis=alt.Axis(
+                    tickCount=4, tickMinStep=1, labelExpr="datum.value < 10000 ? format(datum.value, ',d') : format(datum.value, '~s')"
+                ),
             ),
             color=alt.Color("group:N", scale=alt.Scale(domain=groups, range=["accent", "warn", "fail"]), legend=None),
             order=alt.Order("order:Q"),

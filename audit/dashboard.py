@@ -229,12 +229,17 @@ def _version_starts(since: datetime, until: datetime, model: str | None) -> list
     return [(first, f"{name}@{version}") for name, version, first in firsts if first >= since and name in started][:12]
 
 
+# What stands behind a label in an answer: its score, and how many more rows were asked. `serving.gateway` writes "seven 0.98 (+19)".
+_NOT_LABEL = r"( [01]\.[0-9]+)?( \(\+[0-9]+\))?$"
+_LONGEST_LABEL = 24
+
+
 def _decisions(since: datetime, until: datetime, model: str | None, range_name: str) -> Sequence[Decisions]:
-    """Answers in words of the newest records. Rollups don't hold them, hence the bound and the count that is shown."""
+    """Labels that the newest records answered, of the first row each. Rollups don't hold them, hence the bound and the count shown."""
     condition = "AND model = %(model)s" if model else ""
     sql = f"""
         SELECT model, answer, COUNT(*) FROM (
-            SELECT model, answer FROM audit_record
+            SELECT model, regexp_replace(answer, '{_NOT_LABEL}', '') AS answer FROM audit_record
             WHERE ts >= %(since)s AND ts < %(until)s AND answer <> '' AND outcome = ANY(%(answered)s) {condition}
             ORDER BY ts DESC, id DESC LIMIT {DECISION_RECORDS}
         ) AS newest GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2
@@ -249,7 +254,7 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
     for name, answer, n in rows:
         by_model[name].append((answer, n))
     found = []
-    decisions = {name: answers for name, answers in by_model.items() if not any(_is_measure(answer) for answer, _ in answers)}
+    decisions = {name: answers for name, answers in by_model.items() if all(_is_label(answer) for answer, _ in answers)}
     for name, answers in sorted(decisions.items(), key=lambda item: -sum(n for _, n in item[1]))[:4]:
         total = sum(n for _, n in answers)
         shown: list[tuple[str, float]] = [(answer, 100 * n / total) for answer, n in answers[:10]]
@@ -267,9 +272,11 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
     return found
 
 
-def _is_measure(answer: str) -> bool:
-    """A number with a fraction is measured, not decided: bars of how often each occurred would say nothing."""
-    try:
-        return not float(answer).is_integer() or "e" in answer.lower()
-    except ValueError:
+def _is_label(answer: str) -> bool:
+    """A number with a fraction is measured and a sentence is written, not decided: bars of how often each occurred would say nothing."""
+    if len(answer) > _LONGEST_LABEL:
         return False
+    try:
+        return float(answer).is_integer() and "e" not in answer.lower()
+    except ValueError:
+        return True

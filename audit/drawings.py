@@ -7,13 +7,14 @@ no rule knows is not drawn.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .charts import Bar, label_bars
 
-MAX_ROWS = 6
+MAX_ROWS = 4
 MAX_BARS = 12
+BARS_BESIDE_OTHERS = 3  # of one row among several: the likeliest
 MAX_IMAGE_SIDE = 64
 MAX_FIELDS = 40
 
@@ -72,9 +73,15 @@ def draw_exchange(request: bytes | None, response: bytes | None) -> Exchange | N
     for place in range(min(num_rows, MAX_ROWS)):
         request_drawings = _draw(asked[place], is_answer=False) if place < len(asked) else ()
         response_drawings = _draw(answered[place], is_answer=True) if place < len(answered) else ()
+        if num_rows > 1:
+            response_drawings = tuple(replace(drawing, bars=_likeliest(drawing.bars)) for drawing in response_drawings)
         if request_drawings or response_drawings:
             rows.append(Row(place + 1, request_drawings, response_drawings))
     return Exchange(tuple(rows), num_rows) if rows else None
+
+
+def _likeliest(bars: tuple[Bar, ...]) -> tuple[Bar, ...]:
+    return tuple(sorted(bars, key=lambda bar: -float(bar.percent))[:BARS_BESIDE_OTHERS])
 
 
 def _json(body: bytes | None) -> Any:

@@ -20,24 +20,30 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = {1440: 960, 390: 844}
+TALLEST = {1440: 2600, 390: 3200}  # of a picture; what is below is more of the same
 THEMES = ("light", "dark")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """`path` may hold {record}: the newest answered call of the digits model. user "" = a visitor."""
+    """`path` may hold {record}: the newest answered call of the digits model. user "" = a visitor.
+
+    press: what to click before the picture is taken, until: what then appears.
+    """
 
     name: str
     path: str
     user: str = ""
     show_content: bool = False
     full: bool = True
+    press: str = ""
+    until: str = ""
 
 
 SHOTS = (
     Shot("home", "/"),
     Shot("catalog", "/catalog/"),
-    Shot("model", "/catalog/digits/"),
+    Shot("model", "/catalog/digits/", "viewer", press=".sample", until="answer-view .answer__record .seal"),
     Shot("dashboard", "/audit/", "auditor"),
     Shot("records", "/audit/records/", "auditor", full=False),
     Shot("record", "/audit/records/{record}", "auditor", show_content=True),
@@ -125,16 +131,22 @@ def take(page: Page, base: str, shot: Shot, target: Path) -> list[str]:
     page.evaluate("document.fonts.ready")
     for chart in page.locator("vega-chart").all():
         chart.locator("svg, canvas").first.wait_for(timeout=10_000)
+    if shot.press and (sample := page.locator(shot.press)).count():
+        sample.first.click()
+        page.locator(shot.until).first.wait_for(timeout=10_000)
+    page.evaluate("scrollTo(0, 0)")  # a form's answer may have scrolled to its place
     page.wait_for_timeout(250)
     excess = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if excess > 0:
         faults.append(f"{target.name}: {excess} px wider than its window")
-    page.screenshot(path=target, full_page=shot.full)
+    width, height = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+    clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST.get(width, height))}
+    page.screenshot(path=target, full_page=True, clip=clip if shot.full else {**clip, "height": WIDTHS.get(width, height)})  # type: ignore[arg-type]
     return faults
 
 
 def newest_record(page: Page, base: str) -> str:
-    page.goto(f"{base}/audit/records/?q=model:digits+outcome:ok+kind:prediction")
+    page.goto(f"{base}/audit/records/?q=model:digits+outcome:ok+kind:prediction+rows:1+-user:auditor")
     found = page.locator("[data-row]").first.get_attribute("data-id")
     if not found:
         sys.exit("the demo has no answered call of the digits model yet")
