@@ -34,6 +34,7 @@ class Line:
     outcome: str
     kind: str
     answer: str
+    behind_answer: str  # its score, and how many more rows there were
     caller: str
     url: str
     act: str  # what was done, without on what
@@ -58,6 +59,7 @@ def lines(records: Sequence[Record]) -> list[Line]:
 
 
 def line(record: Record, leaf: LogLeaf | None, signed_size: int) -> Line:
+    answer, behind_answer = words.answer(record)
     return Line(
         record=record,
         seal=seal(record, leaf, signed_size),
@@ -65,7 +67,8 @@ def line(record: Record, leaf: LogLeaf | None, signed_size: int) -> Line:
         subject=words.subject(record),
         outcome=words.outcome(record),
         kind=words.outcome_kind(record.outcome),
-        answer=words.answer(record),
+        answer=answer,
+        behind_answer=behind_answer,
         caller=words.caller(record),
         url=record_url(record.id),
         act=words.act(record),

@@ -229,8 +229,6 @@ def _version_starts(since: datetime, until: datetime, model: str | None) -> list
     return [(first, f"{name}@{version}") for name, version, first in firsts if first >= since and name in started][:12]
 
 
-# What stands behind a label in an answer: its score, and how many more rows were asked. `serving.gateway` writes "seven 0.98 (+19)".
-_NOT_LABEL = r"( [01]\.[0-9]+)?( \(\+[0-9]+\))?$"
 _LONGEST_LABEL = 24
 
 
@@ -239,7 +237,7 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
     condition = "AND model = %(model)s" if model else ""
     sql = f"""
         SELECT model, answer, COUNT(*) FROM (
-            SELECT model, regexp_replace(answer, '{_NOT_LABEL}', '') AS answer FROM audit_record
+            SELECT model, regexp_replace(answer, '{words.BEHIND_LABEL}', '') AS answer FROM audit_record
             WHERE ts >= %(since)s AND ts < %(until)s AND answer <> '' AND outcome = ANY(%(answered)s) {condition}
             ORDER BY ts DESC, id DESC LIMIT {DECISION_RECORDS}
         ) AS newest GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2

@@ -103,6 +103,8 @@ class RecordPage:
     subject: str
     outcome: str
     kind: str
+    answer: str
+    behind_answer: str
     explanation: str
     caller: str
     seal: str  # durable, sealed or broken
@@ -131,12 +133,15 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
     faults = tuple(find_faults(record, leaf, place, drawn))
     is_call = record.kind in ("prediction", "refusal")
     subject = words.subject(record)
+    answer, behind_answer = words.answer(record)
     return RecordPage(
         record=record,
         title=f"{subject} {record.ts:%H:%M:%S}",
         subject=subject,
         outcome=words.outcome(record),
         kind=words.outcome_kind(record.outcome),
+        answer=answer,
+        behind_answer=behind_answer,
         explanation=words.EXPLANATIONS.get(record.outcome, "") if is_call else "",
         caller=words.caller(record),
         seal="broken" if faults else "sealed" if proof else "durable",

@@ -84,7 +84,12 @@ def subject(record: Record) -> str:
     return record.model if record.version is None else f"{record.model}@{record.version}"
 
 
-def answer(record: Record) -> str:
-    """The answer, or what went wrong, in one line."""
-    text = record.answer if record.outcome in ANSWERED else record.error
-    return " ".join(text.split())
+# What a gateway writes behind a label: its score, and how many more rows were asked ("seven 0.98 (+19)").
+BEHIND_LABEL = r"( [01]\.[0-9]+)?( \(\+[0-9]+\))?$"
+
+
+def answer(record: Record) -> tuple[str, str]:
+    """The answer, or what went wrong, in one line; and what stands behind its label."""
+    text = " ".join((record.answer if record.outcome in ANSWERED else record.error).split())
+    behind = re.search(BEHIND_LABEL, text) if record.outcome in ANSWERED else None
+    return (text[: behind.start()], behind[0].strip()) if behind and behind.start() else (text, "")
