@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -10,7 +11,7 @@ def read_env_file(file: Path) -> dict[str, str]:
     """`KEY=value` lines; empty when there is no such file. Values are taken as they stand, without quoting."""
     try:
         lines = file.read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}
@@ -37,10 +38,8 @@ def kept_secret(file: Path, make: Callable[[], str] = lambda: secrets.token_urls
     Its directory is made with mode 0700. The name appears only after the content is synced (`link` refuses an existing name),
     so a crash leaves either nothing or the whole secret.
     """
-    try:
+    with suppress(FileNotFoundError):
         return file.read_text().strip()
-    except FileNotFoundError:
-        pass
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     write_private(draft, make() + "\n")

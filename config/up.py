@@ -252,10 +252,8 @@ def _shorten(answer: httpx.Response) -> str:
 
 def check_machine(settings: Any) -> None:
     """What can be known to fail before anything is started. Raises StartFailed with a sentence."""
-    var_dir = Path(settings.VAR_DIR)
-    free_mb = shutil.disk_usage(var_dir).free >> 20
-    if free_mb < MIN_FREE_MB:
-        raise StartFailed(f"Only {free_mb} MB are free on the disk of {var_dir}; Daybook needs {MIN_FREE_MB} MB: free some, or set VAR_DIR")
+    if shortage := find_shortage(shutil.disk_usage(settings.VAR_DIR), Path(settings.VAR_DIR)):
+        raise StartFailed(shortage)
     wanted = {"PORT": settings.PORT, "GATEWAY_PORT": settings.GATEWAY_PORT, "GRPC_PORT": settings.GRPC_PORT}
     if len(set(wanted.values())) < len(wanted):
         raise StartFailed("PORT, GATEWAY_PORT and GRPC_PORT must differ: " + ", ".join(f"{k}={v}" for k, v in wanted.items()))
@@ -263,6 +261,14 @@ def check_machine(settings: Any) -> None:
         if not processes.port_is_free(settings.HOST, port):
             holder = processes.find_listener(port) or "another program"
             raise StartFailed(f"Port {port} is in use by {holder}: stop it, or set {name} to a free port")
+
+
+def find_shortage(usage: tuple[int, int, int], var_dir: Path) -> str | None:
+    """usage: total, used and free bytes, as `shutil.disk_usage` gives them."""
+    free_mb = usage[2] >> 20
+    if free_mb >= MIN_FREE_MB:
+        return None
+    return f"Only {free_mb} MB are free on the disk of {var_dir}; Daybook needs {MIN_FREE_MB} MB: free some, or set VAR_DIR"
 
 
 def make_directories(settings: Any) -> None:

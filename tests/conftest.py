@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for kind in KINDS:
             if (TESTS / kind) in item.path.parents:
                 item.add_marker(kind)
+                if item.get_closest_marker("timeout") is None:
+                    item.add_marker(pytest.mark.timeout(600))  # a portal has to start first
 
 
 @pytest.hookimpl(wrapper=True)
