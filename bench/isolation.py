@@ -1,0 +1,106 @@
+"""Neighbours: what a loading model and a saturated heavy one do to the others, through the whole path.
+
+    python -m bench.isolation [--runs 3] [--seconds 10]
+
+Load: model A (the MLP) under open-loop load at 30 % of its peak, before and while a 400 MB model loads; the ratio of the p99s.
+Heavy: half-plus-two beside the heavy model under 16 closed-loop connections; its p99 against the heavy model's batch time alone.
+"""
+
+import argparse
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from . import open_loop
+from .load import closed_loop
+from .portal import ROOT, Portal, running
+from .throughput import conditions
+
+
+def client_of(portal: Portal) -> open_loop.Client:
+    parts = urlsplit(portal.gateway)
+    return open_loop.Client(parts.hostname or "127.0.0.1", parts.port or 80)
+
+
+def steady(portal: Portal, models: Path, model: str, rate: float, seconds: float) -> list[open_loop.Answer]:
+    client = client_of(portal)
+    request = client.request(f"/v1/models/{model}:predict", (models / f"{model}.json").read_bytes(), portal.headers)
+    return open_loop.run(client, request, rate=rate, seconds=seconds)
+
+
+def during_load(portal: Portal, models: Path, rate: float, seconds: float) -> tuple[float, float, float]:
+    """p99 (s) before, p99 during, and how long the load took (s)."""
+    before = open_loop.quantile(steady(portal, models, "mlp", rate, seconds), 0.99)
+    registering = threading.Thread(target=portal.register, args=("big", models / "big"))
+    took: list[float] = []
+
+    def load() -> None:
+        registering.start()
+        start = time.perf_counter()
+        registering.join()
+        took.append(time.perf_counter() - start)
+
+    watcher = threading.Thread(target=load)
+    watcher.start()
+    answers = steady(portal, models, "mlp", rate, seconds)
+    watcher.join()
+    end = answers[0].due + took[0]
+    during = open_loop.quantile([answer for answer in answers if answer.due <= end], 0.99)
+    httpx.delete(f"{portal.site}/api/deployments/big/", headers={"Authorization": f"Bearer {portal.operator_key}"}).raise_for_status()
+    time.sleep(3)
+    return before, during, took[0]
+
+
+def beside_heavy(portal: Portal, models: Path, rate: float, seconds: float) -> tuple[float, float, float]:
+    """Heavy batch time alone (s, p50 of one connection), light p99 alone, light p99 beside the saturated heavy model."""
+    heavy = f"{portal.gateway}/v1/models/heavy:predict"
+    alone = closed_loop(heavy, models / "heavy.json", connections=1, seconds=3, headers=portal.headers).p50_us / 1e6
+    light = open_loop.quantile(steady(portal, models, "half_plus_two", rate, seconds), 0.99)
+    saturating = threading.Thread(
+        target=closed_loop,
+        args=(heavy, models / "heavy.json"),
+        kwargs={"connections": 16, "seconds": seconds + 2, "headers": portal.headers},
+    )
+    saturating.start()
+    time.sleep(1)
+    beside = open_loop.quantile(steady(portal, models, "half_plus_two", rate, seconds), 0.99)
+    saturating.join()
+    return alone, light, beside
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--directory", type=Path, default=ROOT / "var" / "bench")
+    arguments = parser.parse_args()
+    models = arguments.directory / "models"
+    print(conditions())
+    with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
+        for name in ("half_plus_two", "mlp", "heavy"):
+            portal.register(name, models / name)
+        peak = {
+            name: closed_loop(
+                f"{portal.gateway}/v1/models/{name}:predict", models / f"{name}.json", connections=32, seconds=5, headers=portal.headers
+            ).rate
+            for name in ("half_plus_two", "mlp")
+        }
+        for run in range(arguments.runs):
+            before, during, took = during_load(portal, models, 0.3 * peak["mlp"], arguments.seconds)
+            print(
+                f"run {run}: p99 before {before * 1e3:.1f} ms, while 400 MB load ({took:.1f} s) {during * 1e3:.1f} ms: × {during / before:.2f}"
+            )
+        for run in range(arguments.runs):
+            batch, light, beside = beside_heavy(portal, models, 0.3 * peak["half_plus_two"], arguments.seconds)
+            bound = batch * 1.2 + light
+            print(
+                f"run {run}: heavy batch {batch * 1e3:.0f} ms; light p99 alone {light * 1e3:.1f} ms, beside {beside * 1e3:.1f} ms, "
+                f"bound {bound * 1e3:.0f} ms: {'holds' if beside <= bound else 'BROKEN'}"
+            )
+
+
+if __name__ == "__main__":
+    main()
