@@ -111,11 +111,9 @@ def report(portal: Portal, other: int, address: str, body: Path, model: str, arg
         mode: closed_loop(f"{where}/v1/models/{model}:predict", body, connections=1, seconds=3, headers=portal.headers).p50_us
         for mode, where in (("on", portal.gateway), ("off", address))
     }
-    print(
-        f"{model}: throughput × {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] of {len(ratios)} pairs; CPU {on:.0f} µs with, {off:.0f} µs "
-        f"without, {on - off:.0f} µs for the record; one connection {alone['on']} µs with, {alone['off']} µs without",
-        flush=True,
-    )
+    print(f"{model}: throughput × {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] of {len(ratios)} pairs")
+    print(f"{model}: CPU {on:.0f} µs with, {off:.0f} µs without, {on - off:.0f} µs for the record")
+    print(f"{model}: one connection {alone['on']} µs with, {alone['off']} µs without", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from config.environment import SERVICES_FILE, read_env_file
+from config.environment import SERVICES_FILE
+from config.files import read_env_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from audit.acts import record_act
 from django.db import transaction
 from django.utils import timezone
+
+from audit.acts import record_act
 
 from .models import APIKey, Application
 from .publication import publish

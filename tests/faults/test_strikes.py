@@ -168,7 +168,7 @@ def check(portal: Portal, story: Story) -> None:
     assert len(ids) == len(good), "an answer without its record's id"
     assert len(set(ids)) == len(ids)
     with psycopg.connect(portal.database_url) as connection:
-        rows = dict(
+        rows: dict[str, int] = dict(
             connection.execute(
                 "SELECT id::text, count(*) FROM audit_record WHERE id = ANY(%s::uuid[]) AND outcome = 'ok' GROUP BY id", [ids]
             ).fetchall()
