@@ -15,7 +15,9 @@ def request_example(name: str, signature: Signature, *, row_form: bool) -> dict[
     None for serialized `tf.Example` inputs (an empty one lacks the features that the graph asks for) and for tensors of more
     than MAX_ELEMENTS elements.
     """
-    if not signature.callable_as_json or (row_form and signature.rows is None) or takes_examples(signature):
+    if not signature.callable_as_json or takes_examples(signature):
+        return None
+    if row_form and not signature.rows:  # no common dimension 0, or one that is 0: an empty list of rows is refused
         return None
     num_rows = signature.rows if signature.rows is not None and signature.rows > 0 else 1
     values: dict[str, Any] = {}
