@@ -6,9 +6,14 @@ the instant at which the request was due, not from when it was sent.
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import uvloop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none of its subclasses
 
     def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes, bytes]]:
         assert self.transport is not None
@@ -85,10 +89,12 @@ class Client:
         self.idle.append(connection)
         return Answer(due, time.perf_counter() - due, status, head, body)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for connection in self.idle:
             if connection.transport is not None:
                 connection.transport.close()
+        while any(connection.transport is not None for connection in self.idle):
+            await asyncio.sleep(0)
 
 
 async def at_rate(client: Client, request: bytes, *, rate: float, seconds: float) -> list[Answer]:
@@ -105,13 +111,19 @@ async def at_rate(client: Client, request: bytes, *, rate: float, seconds: float
     return [task.result() for task in tasks]
 
 
+def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in a thread of its own: a browser driver may have a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(uvloop.run, coroutine).result()
+
+
 def run(client: Client, request: bytes, *, rate: float, seconds: float) -> list[Answer]:
     async def main() -> list[Answer]:
         answers = await at_rate(client, request, rate=rate, seconds=seconds)
-        client.close()
+        await client.close()
         return answers
 
-    return uvloop.run(main())
+    return run_apart(main())
 
 
 def quantile(answers: list[Answer], share: float) -> float:

@@ -44,6 +44,7 @@ class Portal:
             "DJANGO_SETTINGS_MODULE": "config.settings.dev",  # pytest has put its own into the environment
             **environment,
         }
+        (directory / "demo.env").unlink(missing_ok=True)  # a killed predecessor's would pass for ours
         self.log = (directory / "up.log").open("wb")
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "up"], cwd=ROOT, env=self.environment, stdout=self.log, stderr=self.log

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from bench.open_loop import Answer, Client
+from bench.open_loop import Answer, Client, run_apart
 from bench.portal import Portal
 
 pytestmark = pytest.mark.end_to_end
@@ -23,13 +23,13 @@ async def at_once(portal: Portal, model: str, bodies: Sequence[object], headers:
     requests = [client.request(f"/v1/models/{model}:predict", json.dumps(body).encode(), headers) for body in bodies]
     due = time.perf_counter()
     answers = await asyncio.gather(*(client.send(request, due) for request in requests))
-    client.close()
+    await client.close()
     return list(answers)
 
 
 def ask(portal: Portal, model: str, bodies: Sequence[object], **headers: str) -> list[Answer]:
     """Send all bodies at the same moment, each on a connection of its own."""
-    return asyncio.run(at_once(portal, model, bodies, {**portal.headers, **headers}))
+    return run_apart(at_once(portal, model, bodies, {**portal.headers, **headers}))
 
 
 def predictions(answer: Answer) -> object:
@@ -39,7 +39,9 @@ def predictions(answer: Answer) -> object:
 
 def batch_sizes(portal: Portal, model: str) -> set[int]:
     with psycopg.connect(portal.database_url) as connection:
-        rows = connection.execute("SELECT DISTINCT batch_size FROM audit_record WHERE model = %s AND outcome = 'ok'", [model])
+        rows = connection.execute(
+            "SELECT DISTINCT batch_size FROM audit_record WHERE model = %s AND verb = 'predict' AND outcome = 'ok'", [model]
+        )
         return {row[0] for row in rows}
 
 

@@ -1,12 +1,13 @@
 """The first thing that anybody does with Daybook, as an outsider would: call, find the record, prove it offline."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,14 +36,15 @@ def predict(portal: Portal, model: str, body: object) -> httpx.Response:
     return httpx.post(f"{portal.gateway}/v1/models/{model}:predict", json=body, headers=portal.headers, timeout=30)
 
 
-def sign_in(portal: Portal, name: str) -> httpx.Client:
+@contextlib.contextmanager
+def sign_in(portal: Portal, name: str) -> Iterator[httpx.Client]:
     """A signed-in visitor of the site."""
     passwords = dict(re.findall(r"^(\w+)\s+(\S+)$", (portal.directory / "demo-users.txt").read_text(), re.MULTILINE))
-    visitor = httpx.Client(base_url=portal.site, follow_redirects=True, timeout=30)
-    visitor.get("/accounts/login/")
-    form = {"login": name, "password": passwords[name], "csrfmiddlewaretoken": visitor.cookies["csrftoken"]}
-    visitor.post("/accounts/login/", data=form, headers={"Referer": portal.site}).raise_for_status()
-    return visitor
+    with httpx.Client(base_url=portal.site, follow_redirects=True, timeout=30) as visitor:
+        visitor.get("/accounts/login/")
+        form = {"login": name, "password": passwords[name], "csrfmiddlewaretoken": visitor.cookies["csrftoken"]}
+        visitor.post("/accounts/login/", data=form, headers={"Referer": portal.site}).raise_for_status()
+        yield visitor
 
 
 @pytest.fixture(scope="module")

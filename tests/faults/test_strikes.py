@@ -21,7 +21,7 @@ import httpx
 import psycopg
 import pytest
 
-from bench.open_loop import Answer, Client
+from bench.open_loop import Answer, Client, run_apart
 from bench.portal import Portal, descendants
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -74,7 +74,7 @@ async def call(portal: Portal, story: Story, until: asyncio.Event, rng: random.R
         story.answers.append((number, answer))
         if answer.status != 200:
             await asyncio.sleep(0.05)
-    client.close()
+    await client.close()
 
 
 async def watch(portal: Portal, story: Story, until: asyncio.Event) -> None:
@@ -149,7 +149,7 @@ def test_whatever_dies_nothing_answered_is_lost_doubled_or_wrong(tmp_path: Path)
     print(f"FAULT_SEED={seed}")
     portal = Portal(tmp_path)
     try:
-        story = asyncio.run(live(portal, random.Random(seed), count))
+        story = run_apart(live(portal, random.Random(seed), count))
         wait_until_well(portal)
         check(portal, story)
     finally:
