@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 
+from audit.backlog import read_backlog
 from config.environment import SERVICES_FILE
 from config.files import read_env_file
 
@@ -66,6 +68,13 @@ class Portal:
     @property
     def database_url(self) -> str:
         return read_env_file(self.directory / SERVICES_FILE)["DATABASE_URL"]
+
+    def num_behind(self) -> int:
+        """Records that are durable and not sealed yet: in the journal, as the scribe said within the last half second, or ingested."""
+        with psycopg.connect(self.database_url) as connection:
+            row = connection.execute("SELECT count(*) FROM audit_outbox").fetchone()
+        backlog = read_backlog(self.directory / "journal")
+        return (backlog.records if backlog else 0) + (row[0] if row else 0)
 
     def manage(self, *arguments: str) -> str:
         command = [sys.executable, str(ROOT / "manage.py"), *arguments]

@@ -18,8 +18,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx
-
 from . import models as bench_models
 from .load import Load, closed_loop
 from .peers import PEERS, Running, started
@@ -43,10 +41,8 @@ def wait_sealed(portal: Portal, seconds: float = 60) -> float:
     """Seconds until the log has sealed everything."""
     start = time.monotonic()
     while time.monotonic() - start < seconds:
-        answer = httpx.get(f"{portal.site}/readyz")
-        with contextlib.suppress(ValueError, KeyError):
-            if answer.json()["log"]["unsealed"] == 0:
-                return time.monotonic() - start
+        if portal.num_behind() == 0:
+            return time.monotonic() - start
         time.sleep(0.05)
     return float("inf")
 

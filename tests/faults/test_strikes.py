@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import psycopg
 import pytest
 
@@ -125,9 +126,12 @@ def wait_until_well(portal: Portal, seconds: float = 90) -> None:
             gateway = httpx.get(f"{portal.gateway}/readyz", timeout=5)
             site = httpx.get(f"{portal.site}/readyz", timeout=5)
             last = f"{gateway.text} {site.text}"
-            if gateway.status_code == site.status_code == 200 and site.json()["log"]["unsealed"] == 0:
-                return
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+            if gateway.status_code == site.status_code == 200:
+                time.sleep(1)  # the backlog that the scribe tells of is half a second old
+                last = f"{portal.num_behind()} records are not sealed"
+                if portal.num_behind() == 0:
+                    return
+        except (httpx.HTTPError, psycopg.Error) as error:
             last = repr(error)
         time.sleep(0.5)
     pytest.fail(f"not well {seconds:.0f} s after the last strike: {last}")
@@ -163,7 +167,8 @@ def check(portal: Portal, story: Story) -> None:
     good = [(number, answer) for number, answer in story.answers if answer.status == 200]
     assert len(good) > 100 * len(story.strikes) / 50, "the portal hardly served"
     for number, answer in good:
-        assert json.loads(answer.body) == {"predictions": [number * 0.5 + 2.0]}
+        [prediction] = json.loads(answer.body)["predictions"]
+        assert np.float32(prediction) == np.float32(number * 0.5 + 2.0)
     ids = [match.group(1).decode() for _, answer in good if (match := RECORD.search(answer.headers))]
     assert len(ids) == len(good), "an answer without its record's id"
     assert len(set(ids)) == len(ids)
