@@ -57,7 +57,7 @@ def measured(portal: Portal, other: int, address: str, body: Path, model: str, c
         return sum(portal.cpu_seconds().values()) + sum(cpu_seconds(pid) for pid in descendants(other))
 
     before = used()
-    url = f"{address}/v1/models/{model}:predict"
+    url = f"{address}/v1/models/bench-{model}:predict"
     load = closed_loop(url, body, connections=connections, seconds=seconds, headers=portal.headers)
     wait_sealed(portal)
     return load, (used() - before) / max(load.rate * seconds, 1) * 1e6
@@ -82,7 +82,7 @@ def main() -> None:
     print(conditions())
     with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
         for name in arguments.models:
-            portal.register(name, models / name)
+            portal.register(f"bench-{name}", models / name)
         unrecorded, address = start_unrecorded(portal)
         try:
             for model in arguments.models:
@@ -108,7 +108,7 @@ def report(portal: Portal, other: int, address: str, body: Path, model: str, arg
     low, high = interval(ratios)
     on, off = statistics.median(cpu["on"]), statistics.median(cpu["off"])
     alone = {
-        mode: closed_loop(f"{where}/v1/models/{model}:predict", body, connections=1, seconds=3, headers=portal.headers).p50_us
+        mode: closed_loop(f"{where}/v1/models/bench-{model}:predict", body, connections=1, seconds=3, headers=portal.headers).p50_us
         for mode, where in (("on", portal.gateway), ("off", address))
     }
     print(f"{model}: throughput × {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] of {len(ratios)} pairs")

@@ -27,14 +27,14 @@ def client_of(portal: Portal) -> open_loop.Client:
 
 def steady(portal: Portal, models: Path, model: str, rate: float, seconds: float) -> list[open_loop.Answer]:
     client = client_of(portal)
-    request = client.request(f"/v1/models/{model}:predict", (models / f"{model}.json").read_bytes(), portal.headers)
+    request = client.request(f"/v1/models/bench-{model}:predict", (models / f"{model}.json").read_bytes(), portal.headers)
     return open_loop.run(client, request, rate=rate, seconds=seconds)
 
 
 def during_load(portal: Portal, models: Path, rate: float, seconds: float) -> tuple[float, float, float]:
     """p99 (s) before, p99 during, and how long the load took (s)."""
     before = open_loop.quantile(steady(portal, models, "mlp", rate, seconds), 0.99)
-    registering = threading.Thread(target=portal.register, args=("big", models / "big"))
+    registering = threading.Thread(target=portal.register, args=("bench-big", models / "big"))
     took: list[float] = []
 
     def load() -> None:
@@ -49,14 +49,14 @@ def during_load(portal: Portal, models: Path, rate: float, seconds: float) -> tu
     watcher.join()
     end = answers[0].due + took[0]
     during = open_loop.quantile([answer for answer in answers if answer.due <= end], 0.99)
-    httpx.delete(f"{portal.site}/api/deployments/big/", headers={"Authorization": f"Bearer {portal.operator_key}"}).raise_for_status()
+    httpx.delete(f"{portal.site}/api/deployments/bench-big/", headers={"Authorization": f"Bearer {portal.operator_key}"}).raise_for_status()
     time.sleep(3)
     return before, during, took[0]
 
 
 def beside_heavy(portal: Portal, models: Path, rate: float, seconds: float) -> tuple[float, float, float]:
     """Heavy batch time alone (s, p50 of one connection), light p99 alone, light p99 beside the saturated heavy model."""
-    heavy = f"{portal.gateway}/v1/models/heavy:predict"
+    heavy = f"{portal.gateway}/v1/models/bench-heavy:predict"
     alone = closed_loop(heavy, models / "heavy.json", connections=1, seconds=3, headers=portal.headers).p50_us / 1e6
     light = open_loop.quantile(steady(portal, models, "half_plus_two", rate, seconds), 0.99)
     saturating = threading.Thread(
@@ -81,10 +81,10 @@ def main() -> None:
     print(conditions())
     with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
         for name in ("half_plus_two", "mlp", "heavy"):
-            portal.register(name, models / name)
+            portal.register(f"bench-{name}", models / name)
         peak = {
             name: closed_loop(
-                f"{portal.gateway}/v1/models/{name}:predict", models / f"{name}.json", connections=32, seconds=5, headers=portal.headers
+                f"{portal.gateway}/v1/models/bench-{name}:predict", models / f"{name}.json", connections=32, seconds=5, headers=portal.headers
             ).rate
             for name in ("half_plus_two", "mlp")
         }

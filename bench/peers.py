@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from config import embedded_redis
+
 from .portal import ROOT, descendants, free_port
 
 
@@ -104,6 +106,19 @@ def install(peer: Peer, directory: Path) -> Path:
         subprocess.run([str(environment / "bin" / "pip"), "install", "-q", *peer.requirements], check=True)
         stamp.write_text("\n".join(peer.requirements))
     return environment / "bin"
+
+
+@contextlib.contextmanager
+def own_redis(directory: Path) -> Iterator[str]:
+    """A Valkey of the peers' own, as a Celery broker address."""
+    place = embedded_redis.prepare(directory / "redis")
+    server = subprocess.Popen(place.command())
+    try:
+        embedded_redis.wait_until_ready(place, timeout_s=30, is_alive=lambda: server.poll() is None)
+        yield place.url.replace("unix://", "redis+socket://")
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @contextlib.contextmanager

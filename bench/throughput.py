@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import models as bench_models
 from .load import Load, closed_loop
-from .peers import PEERS, Running, started
+from .peers import PEERS, Running, own_redis, started
 from .portal import ROOT, Portal, running
 
 
@@ -69,10 +69,11 @@ def measure(arguments: argparse.Namespace, directory: Path) -> list[dict[str, ob
     with contextlib.ExitStack() as stack:
         portal = stack.enter_context(running(directory / "portal", MODEL_ROOTS=str(models)))
         for name in arguments.models:
-            portal.register(name, models / name)
+            portal.register(f"bench-{name}", models / name)
+        redis_url = stack.enter_context(own_redis(directory)) if any(PEERS[name].needs_redis for name in arguments.peers) else ""
         peers: list[Running] = []
         for name in arguments.peers:
-            peers.append(stack.enter_context(started(PEERS[name], directory, models, arguments.redis)))
+            peers.append(stack.enter_context(started(PEERS[name], directory, models, redis_url)))
             warm_up(peers[-1], arguments.models, models)
             peers[-1].pause()
         for round_number in range(arguments.rounds):
@@ -81,7 +82,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> list[dict[str, ob
                 for connections in arguments.connections:
                     before = portal.cpu_seconds()
                     load = closed_loop(
-                        f"{portal.gateway}/v1/models/{model}:predict",
+                        f"{portal.gateway}/v1/models/bench-{model}:predict",
                         body,
                         connections=connections,
                         seconds=arguments.seconds,
@@ -156,7 +157,6 @@ def main() -> None:
     parser.add_argument("--connections", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--redis", default="redis://127.0.0.1:6379/9", help="for the Celery baseline; started by `python -m bench`")
     parser.add_argument("--directory", type=Path, default=ROOT / "var" / "bench")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
