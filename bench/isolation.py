@@ -82,12 +82,10 @@ def main() -> None:
     with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
         for name in ("half_plus_two", "mlp", "heavy"):
             portal.register(f"bench-{name}", models / name)
-        peak = {
-            name: closed_loop(
-                f"{portal.gateway}/v1/models/bench-{name}:predict", models / f"{name}.json", connections=32, seconds=5, headers=portal.headers
-            ).rate
-            for name in ("half_plus_two", "mlp")
-        }
+        peak = {}
+        for name in ("half_plus_two", "mlp"):
+            url = f"{portal.gateway}/v1/models/bench-{name}:predict"
+            peak[name] = closed_loop(url, models / f"{name}.json", connections=32, seconds=5, headers=portal.headers).rate
         for run in range(arguments.runs):
             before, during, took = during_load(portal, models, 0.3 * peak["mlp"], arguments.seconds)
             ratio = during / before
