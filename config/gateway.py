@@ -49,6 +49,7 @@ def read_options() -> GatewayOptions:
         max_in_flight=environment.integer("GATEWAY_MAX_IN_FLIGHT", 896, low=1),
         max_in_flight_per_model=environment.integer("GATEWAY_MAX_IN_FLIGHT_PER_MODEL", 640, low=1),
         grace_s=environment.seconds("GATEWAY_GRACE_S", 10.0),
+        core=environment.integer("GATEWAY_CORE", max(os.sched_getaffinity(0)), low=-1) if hasattr(os, "sched_getaffinity") else -1,
         body_timeout_s=environment.seconds("BODY_TIMEOUT_S", 30.0, low=0.1),
     )
 

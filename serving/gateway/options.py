@@ -24,3 +24,4 @@ class GatewayOptions:
     max_in_flight_per_model: int = 640  # so that one model's callers can't take all places
     stale_after_s: float = 300.0  # a snapshot unconfirmed for longer opens no key
     grace_s: float = 10.0  # after SIGTERM, for what is under way
+    core: int = -1  # the processor core that the process keeps to; -1 = any
