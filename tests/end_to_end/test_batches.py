@@ -37,12 +37,22 @@ def predictions(answer: Answer) -> object:
     return json.loads(answer.body)["predictions"]
 
 
-def batch_sizes(portal: Portal, model: str) -> set[int]:
-    with psycopg.connect(portal.database_url) as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT batch_size FROM audit_record WHERE model = %s AND verb = 'predict' AND outcome = 'ok'", [model]
-        )
-        return {row[0] for row in rows}
+def batch_sizes(portal: Portal, model: str, answered: int) -> set[int]:
+    """Of the `answered` predictions, once the scribe has brought them all."""
+    deadline = time.monotonic() + 30
+    while True:
+        with psycopg.connect(portal.database_url) as connection:
+            sizes = [
+                row[0]
+                for row in connection.execute(
+                    "SELECT batch_size FROM audit_record WHERE model = %s AND verb = 'predict' AND outcome = 'ok'", [model]
+                )
+            ]
+        if len(sizes) >= answered:
+            assert len(sizes) == answered
+            return set(sizes)
+        assert time.monotonic() < deadline, f"{len(sizes)} of {answered} records of {model} arrived"
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +76,7 @@ def test_five_bad_requests_leave_fifty_good_ones_alone(live_portal: Portal) -> N
             assert answer.status == 400
             assert b"not a number" in answer.body
     assert sum(answer.status == 200 for answer in answers) == 50
-    assert max(batch_sizes(live_portal, "picky")) > 1, "the requests never shared a batch"
+    assert max(batch_sizes(live_portal, "picky", 50)) > 1, "the requests never shared a batch"
 
 
 BATCH_WINDOW = """
@@ -97,4 +107,4 @@ def test_a_random_model_runs_one_request_at_a_time(live_portal: Portal) -> None:
     for place, answer in enumerate(answers):
         value = predictions(answer)[0][0]  # type: ignore[index]
         assert place <= value < place + 1
-    assert batch_sizes(live_portal, "random") == {1}
+    assert batch_sizes(live_portal, "random", 40) == {1}
