@@ -63,13 +63,18 @@ class Lane:
         if ahead < MIN_AHEAD or now_us <= submitted_us:
             return
         capacity = ahead * 1e6 / (now_us - submitted_us)
-        fresh = now_us - self._capacity_us < PREDICTED_FOR_S * 1e6
+        fresh = self._capacity and now_us - self._capacity_us < PREDICTED_FOR_S * 1e6
         self._capacity = self._capacity + (capacity - self._capacity) * 0.1 if fresh else capacity
         self._capacity_us = now_us
 
+    def learn_late(self, ahead: int, submitted_us: int, now_us: int) -> None:
+        """Take in that a request which found `ahead` rows under way is still unanswered: they are answered no faster than that."""
+        if self._capacity and ahead >= MIN_AHEAD and now_us > submitted_us:
+            self._capacity = min(self._capacity, ahead * 1e6 / (now_us - submitted_us))
+
     def predict_wait(self, now_us: int) -> float:
         """Seconds that one more request would take; 0 while nothing is known of it."""
-        if self.rows < MIN_AHEAD or now_us - self._capacity_us >= PREDICTED_FOR_S * 1e6:
+        if self.rows < MIN_AHEAD or not self._capacity or now_us - self._capacity_us >= PREDICTED_FOR_S * 1e6:
             return 0.0
         return self.rows / self._capacity
 

@@ -100,6 +100,7 @@ class PendingRequests:
             if pending.in_grace:
                 self.release(request_id)
                 continue
+            pending.lane.learn_late(pending.ahead, pending.submitted_us, now_us)
             if pending.future is not None:
                 pending.fail(DeadlinePassed(f"deadline passed {(now_us - deadline_us) // 1000} ms ago"))
             pending.in_grace = True

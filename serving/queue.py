@@ -32,7 +32,7 @@ from .resp import Address, LoopConnection, RedisGone, Reply, ReplyError, pack_on
 
 logger = logging.getLogger(__name__)
 
-LATEST = 0.8  # of the time to its deadline that a request may be predicted to take; more is refused now instead of missed later
+LATEST = 0.75  # of the time to its deadline that a request may be predicted to take; more is refused now instead of missed later
 BEAT_TIMEOUT = 2.0
 _NOT_RUN = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED})
 MAX_ABANDONED = 100_000
