@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import ids, leaves, payloads
 from .backlog import BacklogWatch, Verdict
@@ -71,6 +71,14 @@ class Committed:
         return encode_text(self._signed.receipt(self._index, self.record_id))
 
 
+class Waits(Protocol):
+    """Who waits for a record: a future, or something that takes the end as one does. Called on the loop."""
+
+    def done(self) -> bool: ...
+    def set_result(self, committed: Committed, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 @dataclass(slots=True)
 class RecorderFigures:
     """Counters for metrics. Owned by the loop thread."""
@@ -115,7 +123,7 @@ class Recorder:
         self._loop: asyncio.AbstractEventLoop
         self._is_open = False
         self._is_stalled = False
-        self._tick: list[tuple[Call, asyncio.Future[Committed]]] = []  # appended since the loop came by last
+        self._tick: list[tuple[Call, Waits]] = []  # appended since the loop came by last
         self._pending_work = 0  # calls that are with the crew or wait for a key
 
     # Life
@@ -184,13 +192,17 @@ class Recorder:
     def append(self, call: Call) -> "asyncio.Future[Committed]":
         """Record a call. The future gives `Committed` once it is durable, else fails with LogUnavailable."""
         future: asyncio.Future[Committed] = self._loop.create_future()
+        self.put(call, future)
+        return future
+
+    def put(self, call: Call, future: Waits) -> None:
+        """Record a call for somebody who waits in another way than with a future of asyncio."""
         if not self._is_open or self._is_stalled or self._small.is_failing or self._backlog.verdict.refuse_all:
             self._refuse(future, call, self._backlog.verdict.refuse_all or "the journal can't be written")
-            return future
+            return
         if not self._tick:
             self._loop.call_soon(self._encode_tick)
         self._tick.append((call, future))
-        return future
 
     def refuse(self, call: Call) -> "asyncio.Future[Committed]":
         """Record a refusal of a known caller: by itself, or within a count above ten 429s per caller and second."""
@@ -252,7 +264,7 @@ class Recorder:
         """
         tick, self._tick = self._tick, []
         encoder, take_random = self._encoder, self._encoder.take_random
-        sealed: list[tuple[Call, asyncio.Future[Committed], bytes, bytes]] = []
+        sealed: list[tuple[Call, Waits, bytes, bytes]] = []
         for call, future in tick:
             request, response = call.request, call.response
             if request is None and response is None:
@@ -270,7 +282,7 @@ class Recorder:
         for (entry, leaf_hash), record_id, future in entries:
             self._small.put(Waiting(entry, leaf_hash, record_id, future, now_ns))
 
-    def _seal_elsewhere(self, call: Call, key: SealingKey | None, future: "asyncio.Future[Committed]") -> None:
+    def _seal_elsewhere(self, call: Call, key: SealingKey | None, future: Waits) -> None:
         """What can't be encoded at once: its key has to be minted first, or it's large."""
         self._pending_work += 1
         if key is None:
@@ -279,7 +291,7 @@ class Recorder:
         else:
             self._seal_large(call, key, future)
 
-    def _put(self, encoded: tuple[bytes, bytes], record_id: bytes, future: "asyncio.Future[Committed]") -> None:
+    def _put(self, encoded: tuple[bytes, bytes], record_id: bytes, future: Waits) -> None:
         entry, leaf_hash = encoded
         self._small.put(Waiting(entry, leaf_hash, record_id, future, time.monotonic_ns()))
 
@@ -294,14 +306,14 @@ class Recorder:
         }
         self.event("gateway.key", details)
 
-    def _refuse(self, future: "asyncio.Future[Committed]", call: Call, why: str) -> None:
+    def _refuse(self, future: Waits, call: Call, why: str) -> None:
         self.figures.refused += 1
         self._count_gap(call.outcome)
         future.set_exception(LogUnavailable(why))
 
     # Keys and large payloads
 
-    def _with_key(self, result: SealingKey | OSError, call: Call, size: int, future: "asyncio.Future[Committed]") -> None:
+    def _with_key(self, result: SealingKey | OSError, call: Call, size: int, future: Waits) -> None:
         if isinstance(result, OSError):
             self._pending_work -= 1
             if not future.done():
@@ -313,10 +325,10 @@ class Recorder:
             sealed = payloads.seal_parts(result, call.record_id, call.request, call.response, self._encoder.take_random)
             self._put(self._encoder.encode(call, *sealed), call.record_id, future)
 
-    def _seal_large(self, call: Call, key: SealingKey, future: "asyncio.Future[Committed]") -> None:
+    def _seal_large(self, call: Call, key: SealingKey, future: Waits) -> None:
         self._crew.submit(self._seal_in_thread, call, key, future)
 
-    def _seal_in_thread(self, call: Call, key: SealingKey, future: "asyncio.Future[Committed]") -> None:
+    def _seal_in_thread(self, call: Call, key: SealingKey, future: Waits) -> None:
         try:
             sealed = payloads.seal_parts(key, call.record_id, call.request, call.response, os.urandom, payloads.compress)
             if self._large is None:
@@ -327,7 +339,7 @@ class Recorder:
         else:
             self._loop.call_soon_threadsafe(self._put_large, call, sealed, future)
 
-    def _give_up_large(self, call: Call, future: "asyncio.Future[Committed]", error: Exception) -> None:
+    def _give_up_large(self, call: Call, future: Waits, error: Exception) -> None:
         self._pending_work -= 1
         if not future.done():
             self._refuse(future, call, f"the payload can't be recorded: {type(error).__name__}")
@@ -343,7 +355,7 @@ class Recorder:
                     return
                 self._large = writer
 
-    def _put_large(self, call: Call, sealed: tuple[bytes, bytes], future: "asyncio.Future[Committed]") -> None:
+    def _put_large(self, call: Call, sealed: tuple[bytes, bytes], future: Waits) -> None:
         self._pending_work -= 1
         entry, leaf_hash = self._encoder.encode(call, *sealed)
         lane = self._large if self._large is not None and len(entry) > _LARGE_ENTRY else self._small

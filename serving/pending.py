@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from .engine.errors import DeadlinePassed, EngineError
 from .entries import Lane
@@ -11,13 +12,22 @@ from .protocol.messages import InferenceResponse
 GRACE_US = 60_000_000  # an expired request gives its room back after this long even when no worker has said a word
 
 
+class Waits(Protocol):
+    """Who waits for a reply: a future, or something that takes the end as one does."""
+
+    def done(self) -> bool: ...
+    def set_result(self, response: InferenceResponse, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
+    def cancel(self) -> object: ...
+
+
 class Pending:
     """One request. `future` is None once it has ended here while its frame may still be queued."""
 
     __slots__ = ("ahead", "future", "in_grace", "lane", "rows", "sent", "size", "submitted_us")
 
-    def __init__(self, future: "asyncio.Future[InferenceResponse]", lane: Lane, rows: int, size: int, now_us: int) -> None:
-        self.future: asyncio.Future[InferenceResponse] | None = future
+    def __init__(self, future: Waits, lane: Lane, rows: int, size: int, now_us: int) -> None:
+        self.future: Waits | None = future
         self.lane = lane
         self.rows = rows
         self.size = size

@@ -23,7 +23,7 @@ from functools import partial
 from .dataplane import BEAT_S, CANCELLED_KEPT_MS, Keys, NoWorker, RedisLost, error_from
 from .engine.errors import Code, DeadlinePassed, EngineError, InvalidInput, QueueFull, Unavailable
 from .entries import Frame, Lane, join_small, make_entries
-from .pending import Pending, PendingRequests
+from .pending import Pending, PendingRequests, Waits
 from .presence import Presence
 from .protocol.frames import Buffer, FrameError, decode_reply, encode_request, split_frames
 from .protocol.messages import InferenceRequest, InferenceResponse
@@ -230,7 +230,26 @@ class RequestQueue:
         trace: bytes | None = None,
         caller: str = "",
     ) -> "asyncio.Future[InferenceResponse]":
-        """Send a request with this tick's others; the future gives its response.
+        """`send` with a new future."""
+        future: asyncio.Future[InferenceResponse] = self._loop.create_future()
+        self.send(
+            request, future, request_id=request_id, stream=stream, deadline_us=deadline_us, priority=priority, trace=trace, caller=caller
+        )
+        return future
+
+    def send(
+        self,
+        request: InferenceRequest,
+        future: Waits,
+        *,
+        request_id: bytes,
+        stream: str,
+        deadline_us: int,
+        priority: int = 0,
+        trace: bytes | None = None,
+        caller: str = "",
+    ) -> None:
+        """Send a request with this tick's others; the future takes its response.
 
         stream: the version's, without priority. deadline_us: Redis time (`server_now_us`). Arrays of `request` must not change.
         Raises NoWorker, QueueFull (both with `retry_after`, see `retry_after`), FrameTooLarge, DeadlinePassed at once; the future
@@ -264,7 +283,6 @@ class RequestQueue:
             raise QueueFull(f"{lane.bytes} bytes wait for {request.model}, {size} more are too many")
         if self._pending.find(request_id) is not None:
             raise EngineError(f"request {request_id.hex()} is under way already", Code.ALREADY_EXISTS)
-        future: asyncio.Future[InferenceResponse] = self._loop.create_future()
         self._pending.add(request_id, Pending(future, lane, rows, size, now_us), deadline_us)
         frame = Frame(request_id, parts, size, rows)
         frames = self._tick.get((lane, priority))
@@ -273,7 +291,6 @@ class RequestQueue:
             self._schedule_flush()
         else:
             frames.append(frame)
-        return future
 
     def cancel(self, request_id: bytes) -> None:
         """The caller has gone: its future is cancelled, and workers that haven't begun won't."""

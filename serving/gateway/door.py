@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
 from audit.errors import LogStalled, LogUnavailable
 from audit.recorder import Committed, Recorder
@@ -24,10 +24,11 @@ from .errors import (
     text_of,
 )
 from .exchange import Exchange
-from .http import GZIP_ANSWER_FROM, JSON, Bodies, close_unanswered, cors_headers, gzip_answer
+from .http import GZIP_ANSWER_FROM, JSON, Bodies, close_unanswered, cors_headers, gzip_answer, takes_gzip
 from .limits import Limiter
 from .metrics import Metrics
 from .options import GatewayOptions
+from .predictions import Predictions
 from .routing import ModelRoute, Routes
 from .snapshots import SnapshotHolder
 
@@ -62,6 +63,7 @@ class Door:
         self.limiter = limiter
         self.bodies = bodies
         self.metrics = metrics
+        self.predictions = Predictions(loop)
         self.routes = Routes()
         self.authenticator = Authenticator()
         self.stopping = False
@@ -118,9 +120,20 @@ class Door:
 
     # Answers
 
-    async def answer(self, exchange: Exchange, committing: "asyncio.Future[Committed]", body: bytes, *, status: int = 200) -> None:
-        """Send `body` once its record is durable. Raises LogUnavailable when that can't be."""
-        committed = await committing
+    def answer_at_once(self, exchange: Exchange, committed: Committed, body: bytes, *, status: int = 200) -> bool:
+        """Send `body`, whose record is durable; False, and nothing is sent, when it's to be compressed first."""
+        if len(body) >= GZIP_ANSWER_FROM and takes_gzip(exchange.scope.headers):
+            return False
+        exchange.protocol.response_bytes(status, self._answer_headers(exchange, committed), body)
+        return True
+
+    async def answer(self, exchange: Exchange, committed: Committed, body: bytes, *, status: int = 200) -> None:
+        """Send `body`, whose record is durable, compressed where that is worth it."""
+        if not self.answer_at_once(exchange, committed, body, status=status):
+            headers = [*self._answer_headers(exchange, committed), ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
+            exchange.protocol.response_bytes(status, headers, await gzip_answer(body))
+
+    def _answer_headers(self, exchange: Exchange, committed: Committed) -> list[tuple[str, str]]:
         headers = [
             JSON,
             *self._record_headers(committed),
@@ -129,10 +142,7 @@ class Door:
         ]
         if exchange.origin is not None:
             headers += cors_headers(exchange.origin, self.snapshots.current.site_origin)
-        if len(body) >= GZIP_ANSWER_FROM and (compressed := await gzip_answer(exchange.scope.headers, body)) is not None:
-            headers += [("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
-            body = compressed
-        exchange.protocol.response_bytes(status, headers, body)
+        return headers
 
     async def refuse(self, exchange: Exchange, error: BaseException) -> None:
         """Record what went wrong and say so. Whatever fails here ends in an answer without a record, or in a closed connection."""
@@ -211,19 +221,18 @@ class Door:
         for exchange in list(self.exchanges):
             if exchange.started_ns > oldest_ns:
                 break
-            if exchange.watcher is None and exchange.future is not None:
+            if exchange.watcher is None and exchange.waiting is not None:
                 exchange.watcher = self.loop.create_task(self._watch(exchange))
 
     async def _watch(self, exchange: Exchange) -> None:
         await exchange.protocol.client_disconnect()
-        if exchange.future is not None and not exchange.future.done():
+        if exchange.waiting is not None:
             exchange.gone = True
             self.queue.cancel(exchange.record_id)
 
     def end_all(self) -> None:
         """The grace is over: answer 503 to what is still under way."""
         for exchange in list(self.exchanges):
-            future: Any = exchange.future
-            if future is not None and not future.done():
-                future.set_exception(NotReady("The gateway is stopping.", retry_after=2.0))
+            if (waiting := exchange.waiting) is not None:
+                waiting.set_exception(NotReady("The gateway is stopping.", retry_after=2.0))
                 self.queue.cancel(exchange.record_id)

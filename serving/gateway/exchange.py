@@ -16,6 +16,7 @@ from .http import Body, HTTPProtocol, Scope, content_length
 from .trace import format_trace, parse_trace
 
 if TYPE_CHECKING:
+    from .predictions import Prediction
     from .routing import ServableRoute
 
 NO_TIMING: Final = Timing()
@@ -32,7 +33,6 @@ class Exchange:
         "body_sha256",
         "caller",
         "flags",
-        "future",
         "gone",
         "has_caller",
         "model",
@@ -48,6 +48,7 @@ class Exchange:
         "trace",
         "verb",
         "version",
+        "waiting",
         "watcher",
     )
 
@@ -72,7 +73,7 @@ class Exchange:
         self.rows = 0
         self.timing = NO_TIMING
         self.gone = False  # the caller has left
-        self.future: Any = None  # the model's answer, while it is awaited
+        self.waiting: Prediction | None = None  # while the model's reply is awaited
         self.watcher: Any = None  # the task that waits for the caller to leave
 
     def declares_more_than(self, size: int) -> bool:

@@ -172,21 +172,24 @@ def inflate(data: bytes, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-async def gzip_answer(headers: Headers, body: bytes) -> bytes | None:
-    """The compressed answer where the caller takes that and it is worth it, else None."""
-    accepted = headers.get("accept-encoding")
-    if accepted is None or not _takes_gzip(accepted):
-        return None
+async def gzip_answer(body: bytes) -> bytes:
+    """The compressed answer."""
     if len(body) > _DEFLATE_IN_THREAD:
         return await asyncio.get_running_loop().run_in_executor(None, _deflate, body)
     return _deflate(body)
+
+
+def takes_gzip(headers: Headers) -> bool:
+    """Whether the caller accepts a compressed answer."""
+    accepted = headers.get("accept-encoding")
+    return accepted is not None and _accepts_gzip(accepted)
 
 
 def _deflate(body: bytes) -> bytes:
     return gzip.compress(body, 1, mtime=0)
 
 
-def _takes_gzip(accepted: str) -> bool:
+def _accepts_gzip(accepted: str) -> bool:
     for offer in accepted.lower().split(","):
         coding, _, quality = offer.partition(";")
         if coding.strip() in ("gzip", "*"):

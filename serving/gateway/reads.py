@@ -43,7 +43,7 @@ async def read(door: Door, exchange: Exchange, route: Route, model: ModelRoute |
     finally:
         if meter is not None:
             Limiter.leave(meter)
-    committed = door.recorder.append(exchange.call(outcome="ok", status=200, response_bytes=len(text)))
+    committed = await door.recorder.append(exchange.call(outcome="ok", status=200, response_bytes=len(text)))
     await door.answer(exchange, committed, text)
 
 
