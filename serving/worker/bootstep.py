@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from celery import bootsteps
 
@@ -66,7 +67,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         multiprocessing.set_start_method("spawn", force=True)
         sys.setswitchinterval(SWITCH_SECONDS)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-        self.engine = _engine = _make_engine()
+        self.engine = _engine = _make_engine(worker.hostname)
 
     def start(self, worker: Any) -> None:
         if self.engine is not None:
@@ -82,7 +83,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         """A cold shutdown: what isn't answered is claimed by another worker as soon as our lease has ended."""
 
 
-def _make_engine() -> "Engine":
+def _make_engine(worker_name: str) -> "Engine":
+    """worker_name: Celery's, which a worker keeps when it's started again."""
     from django.conf import settings
 
     from .engine import Engine
@@ -95,8 +97,9 @@ def _make_engine() -> "Engine":
         node=settings.NODE,
         max_frame_bytes=settings.MAX_FRAME_MB << 20,
     )
-    memory = Path(settings.VAR_DIR) / "run" / "desired.json"
-    return Engine(options, find_desired=_find_desired, report=_report, memory=memory)
+    run_dir = Path(settings.VAR_DIR) / "run"
+    marks = run_dir / "loads" / quote(worker_name, safe="")
+    return Engine(options, find_desired=_find_desired, report=_report, memory=run_dir / "desired.json", marks=marks)
 
 
 def _find_desired() -> "list[DesiredModel]":

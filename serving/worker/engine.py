@@ -38,14 +38,26 @@ class Report(Protocol):
 
 
 class Engine:
-    """find_desired and report may raise anything while their database is away. memory: the file for the last desired state."""
+    """find_desired and report may raise anything while their database is away.
 
-    def __init__(self, options: WorkerOptions, *, find_desired: Callable[[], list[DesiredModel]], report: Report, memory: Path) -> None:
+    memory: the file for the last desired state. marks: a directory of this worker alone, the same after a restart, in which loads
+    under way are noted.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        *,
+        find_desired: Callable[[], list[DesiredModel]],
+        report: Report,
+        memory: Path,
+        marks: Path | None = None,
+    ) -> None:
         self._options = options
         self._find_desired = find_desired
         self._report = report
         self._memory = memory
-        self._manager = Manager(on_change=self._manager_changed)
+        self._manager = Manager(on_change=self._manager_changed, marks=marks)
         self._loop = WorkerLoop(options, self._manager, waits_for_report=True)
         self._wake = threading.Event()
         self._changed = False

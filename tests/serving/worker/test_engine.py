@@ -1,5 +1,8 @@
 """The steward: follows what is desired, reports what is loaded, and goes on without its database."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -47,7 +50,8 @@ def start_engine(server: Server, tmp_path: Path) -> Iterator[Callable[[Database,
     def start(database: Database, worker_id: str = "w1") -> Engine:
         options = WorkerOptions(server.url, PREFIX, worker_id, node="n1")
         memory = tmp_path / "run" / "desired.json"
-        engines.append(Engine(options, find_desired=database.find_desired, report=database.report, memory=memory))
+        marks = tmp_path / "run" / "loads"
+        engines.append(Engine(options, find_desired=database.find_desired, report=database.report, memory=memory, marks=marks))
         engines[-1].start()
         return engines[-1]
 
@@ -127,3 +131,25 @@ def test_without_its_database_the_last_desired_state_is_served(
     num_reports = len(database.reports)
     database.away = False
     wait_until(lambda: len(database.reports) > num_reports)
+
+
+def test_a_version_whose_load_killed_its_workers_waits_while_others_serve(
+    server: Server, models: dict[str, str], start_engine: Callable[[Database], Engine], tmp_path: Path
+) -> None:
+    die_loading = f"""
+import os, sys
+from pathlib import Path
+from serving.engine.crashes import CrashMarks
+from serving.engine.servable import ServableKey
+from serving.engine.versions import fingerprint
+files = fingerprint(Path({models["half_plus_two"]!r}) / "1")
+CrashMarks(Path({str(tmp_path / "run" / "loads")!r})).begin(ServableKey("half_plus_two", 1), files)
+os.abort()
+"""
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", die_loading], check=False).returncode == -signal.SIGABRT
+    database = Database()
+    database.desired = [half_plus_two(models), DesiredModel("mlp", models["mlp"])]
+    start_engine(database)
+    wait_until(lambda: bool(database.reports) and database.reports[-1].get("mlp@1") == "AVAILABLE")
+    assert database.reports[-1]["half_plus_two@1"] == "START"
