@@ -158,7 +158,8 @@ class Recorder:
     @property
     def ready(self) -> bool:
         """Whether a record made now would become durable, as far as one can know."""
-        return self._is_open and not self._is_stalled and not any(writer.is_failing for writer in self._writers())
+        large = self._large
+        return self._is_open and not self._is_stalled and not self._small.is_failing and not (large is not None and large.is_failing)
 
     @property
     def backlog_refused(self) -> str:

@@ -163,8 +163,7 @@ class Gateway:
         door = self._door
         path = scope.path
         if scope.method == "POST" and (model := door.routes.predict.get(path)) is not None:
-            name = model.deployment.name
-            await self._answer(Exchange(scope, protocol), Route("predict", name))
+            await self._answer(Exchange(scope, protocol), model.predict)
         elif path[:4].lower() == "/v1/" or path.lower() == "/v1":
             if scope.proto != "http":
                 protocol.close(403)  # type: ignore[attr-defined]  # a WebSocket's protocol has this instead

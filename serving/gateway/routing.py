@@ -56,9 +56,13 @@ class ServableRoute:
 
 @dataclass(slots=True)
 class ModelRoute:
-    """A deployment with its versions prepared. `in_flight` is counted by the door and survives a new snapshot."""
+    """A deployment with its versions prepared. `in_flight` is counted by the door and survives a new snapshot.
+
+    predict: the route of a call that names neither version nor label.
+    """
 
     deployment: Deployment
+    predict: Route
     servables: Mapping[int, ServableRoute]
     default: ServableRoute | None
     in_flight: "InFlight"
@@ -110,7 +114,7 @@ def build_routes(snapshot: Snapshot, *, previous: Routes, make_context: Callable
             if version.state == "AVAILABLE"
         }
         default = servables.get(deployment.default_version) if deployment.default_version is not None else None
-        models[name] = ModelRoute(deployment, servables, default, old.in_flight if old is not None else InFlight())
+        models[name] = ModelRoute(deployment, Route("predict", name), servables, default, old.in_flight if old is not None else InFlight())
     hot = {f"/v1/models/{name}:predict": model for name, model in models.items() if not set(name) & set("/:")}
     return Routes(snapshot, models, hot)
 
