@@ -119,9 +119,9 @@ def _build_levels(hashes: list[bytes]) -> list[list[bytes]]:
     return levels
 
 
-def encode_text(receipt: bytes) -> str:
+def encode_text(receipt: bytes) -> bytes:
     """As it stands in the header."""
-    return b2a_base64(receipt, newline=False).decode()
+    return b2a_base64(receipt, newline=False)
 
 
 def decode(data: bytes) -> Receipt:
@@ -144,7 +144,7 @@ def decode(data: bytes) -> Receipt:
     return Receipt(identifier, origin, record_id, leaf_hash, time_us, merge_delay_s, index, size, path, data[-64:])
 
 
-def decode_text(text: str) -> Receipt:
+def decode_text(text: str | bytes) -> Receipt:
     """Raises BadReceipt."""
     try:
         return decode(b64decode(text, validate=True))

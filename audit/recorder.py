@@ -66,7 +66,7 @@ class Committed:
         self._signed = signed
         self._index = index
 
-    def receipt(self) -> str:
+    def receipt(self) -> bytes:
         """`Daybook-Receipt`, base64."""
         return encode_text(self._signed.receipt(self._index, self.record_id))
 

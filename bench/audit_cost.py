@@ -23,19 +23,7 @@ from .throughput import conditions, wait_sealed
 
 def start_unrecorded(portal: Portal) -> tuple[subprocess.Popen[bytes], str]:
     port = free_port()
-    command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--workers", "1", "--runtime-threads", "1", "--loop", "uvloop"]
-    command += [
-        "--no-ws",
-        "--backlog",
-        "2048",
-        "--log-level",
-        "warning",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "bench.unrecorded:app",
-    ]
+    command = [sys.executable, "-m", "bench.unrecorded"]
     environment = {**portal.environment, "GATEWAY_PORT": str(port), "JOURNAL_DIR": str(portal.directory / "unrecorded")}
     (portal.directory / "unrecorded").mkdir(exist_ok=True)
     process = subprocess.Popen(command, cwd=ROOT, env=environment)

@@ -1,15 +1,14 @@
-"""Entry point of the gateway process: `granian --interface rsgi --workers 1 --loop uvloop config.gateway:app`.
-
-Granian imports this in its worker process only. Nothing here or below imports Django or TensorFlow.
-"""
+"""Entry point of the gateway process: `python -m config.gateway`. Nothing here or below imports Django or TensorFlow."""
 
 import logging
 import os
 import secrets
 import socket
+import sys
+from collections.abc import Callable
 
 from audit.keys import ensure_master_key
-from audit.recorder import RecorderOptions
+from audit.recorder import Recorder, RecorderOptions
 from config import environment
 from config.files import kept_secret
 from config.logs import LineFormatter
@@ -42,10 +41,13 @@ def read_options() -> GatewayOptions:
         prefix=environment.text("REDIS_PREFIX", "daybook:"),
         gateway_id=gateway_id,
         snapshot_file=var_dir / "run" / f"snapshot-{gateway_port}.json",
+        host=environment.text("HOST", "127.0.0.1"),
+        port=gateway_port,
         gateway_url=environment.url("GATEWAY_URL", f"http://127.0.0.1:{gateway_port}"),
         max_body_bytes=environment.integer("MAX_BODY_MB", 64, low=1) * _MB,
         max_frame_bytes=environment.integer("MAX_FRAME_MB", 64, low=1) * _MB,
         max_open_bytes=environment.integer("GATEWAY_MAX_OPEN_MB", 512, low=1) * _MB,
+        max_connections=environment.integer("GATEWAY_MAX_CONNECTIONS", 4096, low=1),
         max_in_flight=environment.integer("GATEWAY_MAX_IN_FLIGHT", 896, low=1),
         max_in_flight_per_model=environment.integer("GATEWAY_MAX_IN_FLIGHT_PER_MODEL", 640, low=1),
         grace_s=environment.seconds("GATEWAY_GRACE_S", 10.0),
@@ -62,5 +64,14 @@ def _set_up_logging() -> None:
     root.setLevel(environment.text("LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")))
 
 
-_set_up_logging()
-app = Gateway(read_options())
+def main(make_recorder: Callable[[RecorderOptions], Recorder] = Recorder) -> None:
+    """Serve until told to stop; what prevents it is said in a sentence."""
+    _set_up_logging()
+    try:
+        Gateway(read_options(), make_recorder).run()
+    except (environment.BadEnvironment, OSError) as error:
+        sys.exit(f"gateway: {error}")
+
+
+if __name__ == "__main__":
+    main()

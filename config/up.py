@@ -140,16 +140,12 @@ class Portal:
             "WARNING",
         )
         web = (*granian, "wsgi", "--port", str(self.settings.PORT), "--blocking-threads", "4", "config.web:application")
-        gateway = (
-            *(*granian, "rsgi", "--port", str(self.settings.GATEWAY_PORT), "--runtime-threads", "1", "--loop", "uvloop"),
-            *("--workers-kill-timeout", "15", "config.gateway:app"),
-        )
         return [
             self._program("scribe", "manage.py", "scribe"),
             self._program("sealer", "manage.py", "sealer"),
             self._program("worker", *celery, "-Q", f"control.{node}", "--hostname", f"worker@{node}", grace_s=40),
             self._program("jobs", *celery, "-Q", "jobs", "-B", "-s", str(self.sockets / "beat"), "--hostname", f"jobs@{node}"),
-            self._program("gateway", *gateway, ports=(self.settings.GATEWAY_PORT,), grace_s=40),
+            self._program("gateway", "-m", "config.gateway", ports=(self.settings.GATEWAY_PORT,), grace_s=40),
             self._program("web", *web, ports=(self.settings.PORT,)),
         ]
 

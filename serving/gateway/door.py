@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
-from typing import Final
+from binascii import hexlify
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from audit.errors import LogStalled, LogUnavailable
 from audit.recorder import Committed, Recorder
@@ -13,7 +15,7 @@ from serving.queue import RequestQueue
 
 from .auth import Authenticator
 from .errors import (
-    CallerGone,
+    EXPECTED,
     NotReady,
     TooMany,
     Unauthenticated,
@@ -24,18 +26,19 @@ from .errors import (
     text_of,
 )
 from .exchange import Exchange
-from .http import GZIP_ANSWER_FROM, JSON, Bodies, close_unanswered, cors_headers, gzip_answer, takes_gzip
+from .http import GZIP_ANSWER_FROM, JSON, cors_headers, gzip_answer, takes_gzip
 from .limits import Limiter
 from .metrics import Metrics
 from .options import GatewayOptions
 from .predictions import Predictions
 from .routing import ModelRoute, Routes
+from .server import Headers, make_lines
 from .snapshots import SnapshotHolder
+from .trace import format_trace
 
 logger = logging.getLogger(__name__)
 
-WATCH_S: Final = 0.05  # calls older than this are watched for their caller's leaving
-_MEASURE_EVERY: Final = 10  # watches
+MEASURE_S: Final = 0.5
 _BUSY_FROM: Final = 64  # calls of one model under way
 _MAX_TIMEOUT_MS: Final = 3_600_000
 
@@ -52,7 +55,6 @@ class Door:
         queue: RequestQueue,
         snapshots: SnapshotHolder,
         limiter: Limiter,
-        bodies: Bodies,
         metrics: Metrics,
     ) -> None:
         self.options = options
@@ -61,15 +63,20 @@ class Door:
         self.queue = queue
         self.snapshots = snapshots
         self.limiter = limiter
-        self.bodies = bodies
         self.metrics = metrics
         self.predictions = Predictions(loop)
         self.routes = Routes()
         self.authenticator = Authenticator()
         self.stopping = False
         self.exchanges: dict[Exchange, None] = {}  # under way, oldest first
-        self._watches = 0
         self._measured_s = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on beside the loop's callbacks. It handles its own errors."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # Admission
 
@@ -105,14 +112,17 @@ class Door:
         return None
 
     def leave(self, exchange: Exchange) -> None:
+        """The call is over: give back all that it took."""
         self.exchanges.pop(exchange, None)
-        self.bodies.release(exchange.body)
-        if exchange.watcher is not None:
-            exchange.watcher.cancel()
+        if exchange.meter is not None:
+            Limiter.leave(exchange.meter)
+            exchange.meter = None
+        exchange.request.state = None
+        exchange.request.release()
 
     def deadline_us(self, exchange: Exchange, timeout_ms: int) -> int:
         """When the answer is too late: the deployment's timeout, or the caller's shorter one; Redis' time."""
-        asked = exchange.scope.headers.get("daybook-timeout-ms")
+        asked = exchange.request.headers.get("daybook-timeout-ms")
         if asked is not None and asked.isdecimal() and len(asked) < 10:
             timeout_ms = min(timeout_ms, int(asked))
         spent_us = (time.monotonic_ns() - exchange.started_ns) // 1000
@@ -120,64 +130,71 @@ class Door:
 
     # Answers
 
-    def answer_at_once(self, exchange: Exchange, committed: Committed, body: bytes, *, status: int = 200) -> bool:
-        """Send `body`, whose record is durable; False, and nothing is sent, when it's to be compressed first."""
-        if len(body) >= GZIP_ANSWER_FROM and takes_gzip(exchange.scope.headers):
+    def answer_at_once(self, exchange: Exchange, committed: Committed, body: bytes) -> bool:
+        """Send `body`, whose record is durable, and end the call; False, and nothing is done, when it's to be compressed first."""
+        if len(body) >= GZIP_ANSWER_FROM and takes_gzip(exchange.request.headers):
             return False
-        exchange.protocol.response_bytes(status, self._answer_headers(exchange, committed), body)
+        exchange.request.answer(200, self._answer_head(exchange, committed), body)
+        self.leave(exchange)
         return True
 
-    async def answer(self, exchange: Exchange, committed: Committed, body: bytes, *, status: int = 200) -> None:
-        """Send `body`, whose record is durable, compressed where that is worth it."""
-        if not self.answer_at_once(exchange, committed, body, status=status):
-            headers = [*self._answer_headers(exchange, committed), ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
-            exchange.protocol.response_bytes(status, headers, await gzip_answer(body))
+    async def answer(self, exchange: Exchange, committed: Committed, body: bytes) -> None:
+        """Send `body`, whose record is durable, compressed where that is worth it, and end the call."""
+        if not self.answer_at_once(exchange, committed, body):
+            head = self._answer_head(exchange, committed) + b"content-encoding: gzip\r\nvary: Accept-Encoding\r\n"
+            exchange.request.answer(200, head, await gzip_answer(body))
+            self.leave(exchange)
 
-    def _answer_headers(self, exchange: Exchange, committed: Committed) -> list[tuple[str, str]]:
-        headers = [
-            JSON,
-            *self._record_headers(committed),
-            ("server-timing", exchange.server_timing(committed.commit_us)),
-            ("traceparent", exchange.traceparent),
-        ]
-        if exchange.origin is not None:
-            headers += cors_headers(exchange.origin, self.snapshots.current.site_origin)
-        return headers
+    def _answer_head(self, exchange: Exchange, committed: Committed) -> bytes:
+        head = _ANSWER_HEAD % (
+            _record_lines(committed),
+            exchange.server_timing(committed.commit_us),
+            format_trace(exchange.trace, exchange.flags, exchange.record_id),
+        )
+        return head if exchange.origin is None else head + make_lines(cors_headers(exchange.origin, self.snapshots.current.site_origin))
 
-    async def refuse(self, exchange: Exchange, error: BaseException) -> None:
-        """Record what went wrong and say so. Whatever fails here ends in an answer without a record, or in a closed connection."""
+    def refuse(self, exchange: Exchange, error: BaseException) -> None:
+        """Record what went wrong and say so, once both can be done."""
+        if not isinstance(error, (*EXPECTED, LogStalled)):
+            logger.error("handler failed", exc_info=error, extra={"path": exchange.request.path[:200], "record": exchange.record_id.hex()})
+        self.spawn(self._refuse(exchange, error))
+
+    async def _refuse(self, exchange: Exchange, error: BaseException) -> None:
+        """Whatever fails here ends in an answer without a record, or in a closed connection."""
+        try:
+            await self._record_and_refuse(exchange, error)
+        except LogStalled:
+            # Nobody knows whether the record is durable, so nothing may be said: the caller sees the connection end.
+            logger.error("connection closed unanswered", extra={"record": exchange.record_id.hex()})
+            exchange.request.abort()
+        finally:
+            self.leave(exchange)
+
+    async def _record_and_refuse(self, exchange: Exchange, error: BaseException) -> None:
+        """Raises LogStalled."""
         if isinstance(error, LogStalled):
-            self._close(exchange)
-            return
+            raise error
         status, code, text = status_of(error), code_of(error), text_of(error)
         self.metrics.refuse(exchange.model if exchange.model in self.routes.models else "unknown", status, code)
-        headers = [JSON, ("daybook-error", code), ("traceparent", exchange.traceparent)]
+        record = b""
         if not isinstance(error, LogUnavailable):
             try:
                 committed = await self._record_refusal(exchange, error, status, text)
-            except LogStalled:
-                self._close(exchange)
-                return
             except LogUnavailable as unavailable:
                 if status < 500:
                     error, status, code, text = unavailable, 503, code_of(unavailable), text_of(unavailable)
-                    headers[1] = ("daybook-error", code)
             else:
-                headers += self._record_headers(committed)
-                headers.append(("server-timing", exchange.server_timing(committed.commit_us)))
-        if isinstance(error, CallerGone) or exchange.gone:
-            exchange.protocol.response_empty(499, [])  # nobody reads it; the server wants an end
-            return
+                record = _record_lines(committed) + b"server-timing: %b\r\n" % exchange.server_timing(committed.commit_us)
+        headers: Headers = [JSON, ("daybook-error", code)]
         retry_after = self._retry_after(exchange, error, status)
         if retry_after is not None:
             headers.append(("retry-after", str(retry_after)))
         if status == 401:
             headers.append(("www-authenticate", 'Bearer realm="daybook"'))
-        if status in (408, 413) and exchange.scope.http_version.startswith("1"):
-            headers.append(("connection", "close"))  # what is left of the body is not worth reading
         if exchange.origin is not None:
             headers += cors_headers(exchange.origin, self.snapshots.current.site_origin)
-        exchange.protocol.response_bytes(status, headers, encode_error(text))
+        trace = b"traceparent: %b\r\n" % format_trace(exchange.trace, exchange.flags, exchange.record_id)
+        exchange.request.answer(status, make_lines(headers) + record + trace, encode_error(text))
 
     def _record_refusal(self, exchange: Exchange, error: BaseException, status: int, text: str) -> "asyncio.Future[Committed]":
         outcome = "cancelled" if exchange.gone else outcome_of(error, status)
@@ -192,43 +209,20 @@ class Door:
             return max(1, int(seconds + 0.999))
         return retry_after_of(error, status)
 
-    @staticmethod
-    def _record_headers(committed: Committed) -> list[tuple[str, str]]:
-        record = committed.record_id.hex()
-        return [
-            ("daybook-record", f"{record[:8]}-{record[8:12]}-{record[12:16]}-{record[16:20]}-{record[20:]}"),
-            ("daybook-leaf", committed.leaf_hash.hex()),
-            ("daybook-receipt", committed.receipt()),
-        ]
+    # Callers who leave, and what takes long
 
-    def _close(self, exchange: Exchange) -> None:
-        """Nobody knows whether the record is durable, so nothing may be said: the caller sees the connection end."""
-        logger.error("connection closed unanswered", extra={"record": exchange.record_id.hex()})
-        if not close_unanswered(exchange.scope.client):
-            logger.error("connection not found", extra={"client": exchange.scope.client})
-
-    # Callers who leave
-
-    def watch(self) -> None:
-        """Look after calls that take long. Called every `WATCH_S`; most calls are over before they are looked at once."""
-        self._watches += 1
-        if self._watches % _MEASURE_EVERY == 0:
-            now = time.monotonic()
-            for model in self.routes.models.values():
-                model.in_flight.measure(now - self._measured_s, _BUSY_FROM)
-            self._measured_s = now
-        oldest_ns = time.monotonic_ns() - int(WATCH_S * 1e9)
-        for exchange in list(self.exchanges):
-            if exchange.started_ns > oldest_ns:
-                break
-            if exchange.watcher is None and exchange.waiting is not None:
-                exchange.watcher = self.loop.create_task(self._watch(exchange))
-
-    async def _watch(self, exchange: Exchange) -> None:
-        await exchange.protocol.client_disconnect()
+    def lose(self, exchange: Exchange) -> None:
+        """The caller has left: what a model has not begun for it, no model will begin."""
         if exchange.waiting is not None:
             exchange.gone = True
             self.queue.cancel(exchange.record_id)
+
+    def measure(self) -> None:
+        """Learn how fast models answer. Called every `MEASURE_S`."""
+        now = time.monotonic()
+        for model in self.routes.models.values():
+            model.in_flight.measure(now - self._measured_s, _BUSY_FROM)
+        self._measured_s = now
 
     def end_all(self) -> None:
         """The grace is over: answer 503 to what is still under way."""
@@ -236,3 +230,19 @@ class Door:
             if (waiting := exchange.waiting) is not None:
                 waiting.set_exception(NotReady("The gateway is stopping.", retry_after=2.0))
                 self.queue.cancel(exchange.record_id)
+
+
+_ANSWER_HEAD: Final = b"content-type: application/json\r\n%bserver-timing: %b\r\ntraceparent: %b\r\n"
+
+
+def _record_lines(committed: Committed) -> bytes:
+    record = hexlify(committed.record_id)
+    return b"daybook-record: %b-%b-%b-%b-%b\r\ndaybook-leaf: %b\r\ndaybook-receipt: %b\r\n" % (
+        record[:8],
+        record[8:12],
+        record[12:16],
+        record[16:20],
+        record[20:],
+        hexlify(committed.leaf_hash),
+        committed.receipt(),
+    )

@@ -6,6 +6,7 @@
     ├── NotFound            404
     ├── MalformedRequest    400  method and path that the protocol doesn't have
     ├── BodyTooLarge        413
+    ├── HeadTooLarge        431
     ├── BadEncoding         400  a gzip body that isn't one
     ├── BodyTooSlow         408
     ├── TooMany             429  the caller's own limit, or the door's (`retry_after`)
@@ -56,6 +57,10 @@ class BodyTooLarge(GatewayError):
     pass
 
 
+class HeadTooLarge(GatewayError):
+    pass
+
+
 class BadEncoding(GatewayError):
     pass
 
@@ -88,6 +93,7 @@ _BY_CLASS: Final[Mapping[type[BaseException], int]] = {
     NotFound: 404,
     MalformedRequest: 400,
     BodyTooLarge: 413,
+    HeadTooLarge: 431,
     BadEncoding: 400,
     BodyTooSlow: 408,
     TooMany: 429,
@@ -140,6 +146,7 @@ def code_of(error: BaseException) -> str:
 _CODE_OF_STATUS: Final = {status: name for name, status in reversed(tuple(_BY_CODE.items()))} | {
     408: "DEADLINE_EXCEEDED",
     413: "OUT_OF_RANGE",
+    431: "OUT_OF_RANGE",
 }
 
 

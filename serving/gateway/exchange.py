@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,12 +13,13 @@ from serving.protocol.messages import Timing
 from serving.snapshot import Deployment
 
 from .auth import NO_LIMITS, Caller, address_of, truncate_address
-from .http import Body, HTTPProtocol, Scope, content_length
-from .trace import format_trace, parse_trace
+from .server import Request
+from .trace import parse_trace
 
 if TYPE_CHECKING:
+    from .limits import Meter
     from .predictions import Prediction
-    from .routing import ServableRoute
+    from .routing import ModelRoute, Route, ServableRoute
 
 NO_TIMING: Final = Timing()
 ANONYMOUS: Final = Caller("anonymous", "", NO_LIMITS)  # until somebody was asked
@@ -26,63 +28,69 @@ _MAX_ADDRESSES: Final = 10_000
 
 
 class Exchange:
-    """A call under way. Owned by the task that answers it."""
+    """A call under way. Owned by the loop."""
 
     __slots__ = (
-        "body",
         "body_sha256",
         "caller",
+        "data",
+        "fault",
         "flags",
         "gone",
         "has_caller",
+        "meter",
         "model",
         "origin",
-        "protocol",
         "record_id",
+        "request",
+        "route",
         "rows",
-        "scope",
         "servable",
         "signature",
         "started_ns",
+        "target",
         "timing",
         "trace",
         "verb",
         "version",
         "waiting",
-        "watcher",
     )
 
-    def __init__(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        self.started_ns = time.monotonic_ns()
+    route: "Route"
+
+    def __init__(self, request: Request) -> None:
+        self.started_ns = request.started_ns
         self.record_id = ids.new_id()
-        self.scope = scope
-        self.protocol = protocol
-        headers = scope.headers
-        found = parse_trace(headers.get("traceparent"))
-        self.trace, self.flags = found if found is not None else (self.record_id, "00")
+        self.request = request
+        headers = request.headers
+        found = parse_trace(headers["traceparent"]) if "traceparent" in headers else None
+        self.trace, self.flags = found if found is not None else (self.record_id, b"00")
         self.origin = headers.get("origin")
-        self.body = Body()
+        self.data = b""  # the body, decompressed
         self.body_sha256 = _NO_BODY
         self.caller = ANONYMOUS
         self.has_caller = False
         self.verb = ""
         self.model = ""
+        self.target: ModelRoute | None = None  # the model that exists by that name
         self.version: int | None = None
         self.signature = ""
         self.servable: ServableRoute | None = None
         self.rows = 0
         self.timing = NO_TIMING
+        self.meter: Meter | None = None  # of a caller with limits: the place that this call takes
+        self.fault: BaseException | None = None  # found at the head, to be told once the body is read
         self.gone = False  # the caller has left
         self.waiting: Prediction | None = None  # while the model's reply is awaited
-        self.watcher: Any = None  # the task that waits for the caller to leave
-
-    def declares_more_than(self, size: int) -> bool:
-        declared = content_length(self.scope.headers)
-        return declared is None or declared > size
 
     @property
-    def traceparent(self) -> str:
-        return format_trace(self.trace, self.flags, self.record_id)
+    def lacks_lease(self) -> bool:
+        """Whether the caller's limits could not be told at once."""
+        return self.meter is None and self.caller.has_limits
+
+    def digest(self) -> None:
+        """What the record says of the body as it was received."""
+        self.body_sha256 = sha256(self.request.body).digest()
 
     def call(
         self,
@@ -114,12 +122,12 @@ class Exchange:
             key_prefix=caller.key_prefix,
             application=caller.application,
             user=caller.user,
-            address=truncated(self.scope.client),
+            address=truncated(self.request.client),
             trace=self.trace,
             request=request,
             response=response,
             body_sha256=self.body_sha256,
-            request_bytes=len(self.body.received),
+            request_bytes=len(self.request.body),
             response_bytes=response_bytes,
             rows=self.rows,
             total_us=(time.monotonic_ns() - self.started_ns) // 1000,
@@ -133,15 +141,18 @@ class Exchange:
             answer=answer,
         )
 
-    def server_timing(self, commit_us: int) -> str:
+    def server_timing(self, commit_us: int) -> bytes:
         """`Server-Timing`, milliseconds. What the batch took is the model's time."""
         timing = self.timing
         total_us = (time.monotonic_ns() - self.started_ns) // 1000
         if timing is NO_TIMING:
-            return f"commit;dur={commit_us / 1000:.3f}, total;dur={total_us / 1000:.3f}"
-        return (
-            f'queue;dur={timing.queue_us / 1000:.3f}, batch;desc="{timing.batch_size} rows", model;dur={timing.model_us / 1000:.3f}, '
-            f"commit;dur={commit_us / 1000:.3f}, total;dur={total_us / 1000:.3f}"
+            return b"commit;dur=%.3f, total;dur=%.3f" % (commit_us / 1000, total_us / 1000)
+        return b'queue;dur=%.3f, batch;desc="%d rows", model;dur=%.3f, commit;dur=%.3f, total;dur=%.3f' % (
+            timing.queue_us / 1000,
+            timing.batch_size,
+            timing.model_us / 1000,
+            commit_us / 1000,
+            total_us / 1000,
         )
 
 

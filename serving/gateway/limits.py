@@ -42,7 +42,7 @@ return {granted, math.ceil((1 - math.min(1, tokens - granted)) * 1000000 / rate)
 
 
 @dataclass(slots=True)
-class _Meter:
+class Meter:
     """One caller's use. Owned by the loop."""
 
     tokens: float
@@ -62,12 +62,12 @@ class Limiter:
         self._prefix = prefix
         self._num_gateways = num_gateways
         self._now = now
-        self._meters: dict[str, _Meter] = {}
+        self._meters: dict[str, Meter] = {}
         self._swept = now()
         self._redis_away_until = 0.0
         self._lease = client.register_script(_LEASE) if client is not None else None
 
-    def admit(self, name: str, limits: Limits) -> "_Meter | None":
+    def admit(self, name: str, limits: Limits) -> "Meter | None":
         """Take one request's place and token, to be given back with `leave`. None: ask `admit_leased`. Raises TooMany."""
         now = self._now()
         meter = self._meters.get(name)
@@ -90,7 +90,7 @@ class Limiter:
         meter.under_way += 1
         return meter
 
-    async def admit_leased(self, name: str, limits: Limits) -> _Meter:
+    async def admit_leased(self, name: str, limits: Limits) -> Meter:
         """The same, after taking a block of tokens from Redis. Raises TooMany."""
         meter = self._meters.get(name) or self._add(name, limits, self._now())
         rate = limits.requests_per_second
@@ -116,18 +116,18 @@ class Limiter:
         return meter
 
     @staticmethod
-    def leave(meter: _Meter) -> None:
+    def leave(meter: Meter) -> None:
         """Give the place back."""
         meter.under_way -= 1
 
-    def _add(self, name: str, limits: Limits, now: float) -> _Meter:
+    def _add(self, name: str, limits: Limits, now: float) -> Meter:
         self._sweep(now)
         alone = self._num_gateways() == 1 or self._lease is None
-        meter = self._meters[name] = _Meter(float(limits.requests_per_second) if alone else 0.0, now)
+        meter = self._meters[name] = Meter(float(limits.requests_per_second) if alone else 0.0, now)
         return meter
 
     @staticmethod
-    def _refill(meter: _Meter, rate: float, now: float) -> None:
+    def _refill(meter: Meter, rate: float, now: float) -> None:
         meter.tokens = min(max(rate, 1.0), meter.tokens + (now - meter.refilled) * rate)
         meter.refilled = now
 

@@ -15,12 +15,15 @@ class GatewayOptions:
     prefix: str  # of all Redis keys, "daybook:"
     gateway_id: str  # unique per start
     snapshot_file: Path  # the last snapshot, 0600
+    host: str = "127.0.0.1"
+    port: int = 8501
     gateway_url: str = ""  # as callers reach it; for generated descriptions
     max_body_bytes: int = 64 << 20  # MAX_BODY_MB, also after decompression
     max_open_bytes: int = 512 << 20  # of all bodies held at one time
     body_timeout_s: float = 30.0  # BODY_TIMEOUT_S, from the request's head to the body's end
     max_frame_bytes: int = 64 << 20  # MAX_FRAME_MB
-    max_in_flight: int = 896  # below Granian's backpressure of 1,024, beyond which connections would wait unanswered
+    max_connections: int = 4096
+    max_in_flight: int = 896
     max_in_flight_per_model: int = 640  # so that one model's callers can't take all places
     stale_after_s: float = 300.0  # a snapshot unconfirmed for longer opens no key
     grace_s: float = 10.0  # after SIGTERM, for what is under way

@@ -1,56 +1,75 @@
 """One prediction at the door: who calls, whether they may, and their body. What follows, `predictions` does for many at a time."""
 
 import asyncio
-from hashlib import sha256
 from typing import Final
 
 from .auth import authorize
 from .door import Door
 from .errors import NotFound, NotImplementedHere
 from .exchange import Exchange
-from .limits import Limiter
+from .http import INFLATE_IN_THREAD, inflate, is_gzipped
 from .predictions import Prediction, prepare
-from .routing import ModelRoute, Route, servable_text
+from .routing import servable_text
 
 # Longer bodies are digested and decoded in a thread. Decoding holds the GIL for most of its time all the same, but what is wrong with
 # a body is searched in Python.
 _WORK_ON_LOOP: Final = 1 << 20
 
-# Of a call that is refused for overload a short body is read nevertheless: a connection with an unread one can't be used again.
-_READ_ANYWAY: Final = 64 * 1024
+# Of a call that is refused at its head a short body is read nevertheless: a connection with an unread one can't be used again.
+READ_ANYWAY: Final = 64 * 1024
 
 
-async def predict(door: Door, exchange: Exchange, route: Route, model: ModelRoute | None) -> None:
-    """Answer one call. Raises whatever the door's error table knows; then nothing was sent."""
-    headers = exchange.scope.headers
-    caller = exchange.caller = door.authenticator.authenticate(headers, exchange.scope.client, door.queue.server_now_us)
+def admit(door: Door, exchange: Exchange) -> None:
+    """Let a call in whose head is there, or raise why not."""
+    request, model = exchange.request, exchange.target
+    caller = exchange.caller = door.authenticator.authenticate(request.headers, request.client, door.queue.server_now_us)
     exchange.has_caller = True
-    overload = None
     if model is not None:
         authorize(caller, model.deployment, "predict", snapshot_is_stale=door.snapshots.is_stale)
-        overload = door.find_overload(model)
-        if overload is not None and exchange.declares_more_than(_READ_ANYWAY):
+        if (overload := door.find_overload(model)) is not None:
             raise overload
-    elif caller.actor_type == "anonymous" and exchange.declares_more_than(_READ_ANYWAY):
-        raise NotFound(f"Servable not found for request: {servable_text(route.model, route.version)}")  # nobody's body isn't parsed
-    meter = None
+    elif caller.actor_type == "anonymous" and request.declares_more_than(READ_ANYWAY):
+        raise NotFound(f"Servable not found for request: {servable_text(exchange.model, exchange.route.version)}")  # nobody's isn't parsed
     if caller.has_limits:
-        meter = door.limiter.admit(caller.meter, caller.limits) or await door.limiter.admit_leased(caller.meter, caller.limits)
+        exchange.meter = door.limiter.admit(caller.meter, caller.limits)
+
+
+def predict(door: Door, exchange: Exchange) -> None:
+    """Send a call on its way whose body is there."""
+    request = exchange.request
+    body = exchange.data = request.body
+    if exchange.lacks_lease or len(body) > _WORK_ON_LOOP or is_gzipped(request.headers) or exchange.verb != "predict":
+        door.spawn(_predict_slowly(door, exchange))
+    else:
+        door.predictions.take(Prediction(door, exchange))
+
+
+async def _predict_slowly(door: Door, exchange: Exchange) -> None:
+    """The same for a call that has to wait for something first."""
+    request, caller = exchange.request, exchange.caller
     try:
-        body = exchange.body
-        await door.bodies.read(headers, exchange.protocol, body)
-        if overload is not None or route.verb != "predict":
-            exchange.body_sha256 = sha256(body.received).digest()
-            raise overload or NotImplementedHere(f"{route.verb} is not served yet; predict answers with the same model's outputs.")
-        prediction = Prediction(door, exchange, route, model)
-        if len(body.data) > _WORK_ON_LOOP:
+        if exchange.lacks_lease:
+            exchange.meter = await door.limiter.admit_leased(caller.meter, caller.limits)
+        if is_gzipped(request.headers):
+            await _inflate(door, exchange)
+        if exchange.verb != "predict":
+            exchange.digest()
+            raise NotImplementedHere(f"{exchange.verb} is not served yet; predict answers with the same model's outputs.")
+        prediction = Prediction(door, exchange)
+        if len(exchange.data) > _WORK_ON_LOOP:
             await asyncio.to_thread(prepare, prediction)
             door.predictions.send(prediction)
         else:
             door.predictions.take(prediction)
-        is_answered = await prediction.ended
-    finally:
-        if meter is not None:
-            Limiter.leave(meter)
-    if not is_answered:
-        await door.answer(exchange, prediction.committed, prediction.text)
+    except Exception as error:
+        door.refuse(exchange, error)
+
+
+async def _inflate(door: Door, exchange: Exchange) -> None:
+    """Raises BadEncoding, BodyTooLarge, TooMany."""
+    request, room = exchange.request, door.options.max_body_bytes
+    if len(request.body) > INFLATE_IN_THREAD:
+        exchange.data = await asyncio.to_thread(inflate, request.body, room)
+    else:
+        exchange.data = inflate(request.body, room)
+    request.hold(len(exchange.data), limit=2 * room)

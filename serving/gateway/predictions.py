@@ -4,12 +4,11 @@ All bodies of a tick are digested, then all parsed, all decoded, all sent; repli
 records that became durable together are answered. Call by call, each in a task of its own, the same steps find the caches cold at
 every one of them and cost a wake-up each.
 
-A call waits for one future, from its body to its end. Where a step fails, that call leaves with the error and the others go on.
+No call has a task or a future of its own. Where a step fails, that call leaves with the error and the others go on.
 """
 
 import asyncio
 from collections.abc import Callable
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from audit import stored
@@ -31,7 +30,7 @@ from serving.protocol.tfs_rest import (
 
 from .errors import CallerGone
 from .exchange import Exchange, answer_in_words
-from .routing import ModelRoute, Route, ServableRoute, get_servable
+from .routing import ServableRoute, get_servable
 
 if TYPE_CHECKING:
     from .door import Door
@@ -52,10 +51,8 @@ class Prediction:
         "exchange",
         "form",
         "is_under_way",
-        "model",
         "parsed",
         "response",
-        "route",
         "servable",
         "text",
     )
@@ -69,30 +66,28 @@ class Prediction:
     servable: ServableRoute
     text: bytes
 
-    def __init__(self, door: "Door", exchange: Exchange, route: Route, model: ModelRoute | None) -> None:
+    def __init__(self, door: "Door", exchange: Exchange) -> None:
         self.door = door
         self.exchange = exchange
-        self.route = route
-        self.model = model
         self.is_under_way = False  # between queue and reply
-        self.ended: asyncio.Future[bool] = door.loop.create_future()  # whether the answer has been sent
+        self.ended = False  # answered or refused
 
     def fail(self, error: BaseException) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(error)
+        if not self.ended:
+            self.ended = True
+            self.door.refuse(self.exchange, error)
 
     # To the worker
 
     def digest(self) -> None:
-        exchange = self.exchange
-        exchange.body_sha256 = sha256(exchange.body.received).digest()
+        self.exchange.digest()
 
     def parse(self) -> None:
-        self.parsed = parse_predict(self.exchange.body.data)
+        self.parsed = parse_predict(self.exchange.data)
 
     def decode(self) -> None:
         exchange, parsed = self.exchange, self.parsed
-        servable = self.servable = exchange.servable = get_servable(self.route, self.door.routes.models)
+        servable = self.servable = exchange.servable = get_servable(exchange.route, self.door.routes.models)
         exchange.version = servable.version
         exchange.signature = parsed.signature_name or DEFAULT_SIGNATURE
         form = servable.forms.get(exchange.signature)
@@ -103,7 +98,8 @@ class Prediction:
         exchange.rows = decoded.rows
 
     def send(self) -> None:
-        door, exchange, servable, decoded, model = self.door, self.exchange, self.servable, self.decoded, self.model
+        door, exchange, servable, decoded = self.door, self.exchange, self.servable, self.decoded
+        model = exchange.target
         assert model is not None  # it has a servable
         if (overload := door.find_overload(model)) is not None:  # again: others came while the body was read
             raise overload
@@ -146,8 +142,8 @@ class Prediction:
         """False when it has ended already."""
         if not self.is_under_way:
             return False
-        assert self.model is not None
-        under_way = self.model.in_flight
+        assert self.exchange.target is not None
+        under_way = self.exchange.target.in_flight
         under_way.count -= 1
         under_way.done += 1
         self.is_under_way = False
@@ -160,9 +156,9 @@ class Prediction:
         self.text = encode_predictions(self.response.outputs, row_form=self.decoded.row_form)
 
     def describe(self) -> None:
-        exchange, decoded, text, model = self.exchange, self.decoded, self.text, self.model
+        exchange, decoded, text = self.exchange, self.decoded, self.text
+        model, data = exchange.target, exchange.data
         assert model is not None
-        data = exchange.body.data
         self.call = exchange.call(
             outcome="ok",
             status=200,
@@ -176,7 +172,10 @@ class Prediction:
         self.door.recorder.put(self.call, Recording(self))
 
     def answer(self) -> None:
-        self.ended.set_result(self.door.answer_at_once(self.exchange, self.committed, self.text))
+        self.ended = True
+        door = self.door
+        if not door.answer_at_once(self.exchange, self.committed, self.text):
+            door.spawn(door.answer(self.exchange, self.committed, self.text))
 
     def count(self) -> None:
         call, servable = self.call, self.servable
@@ -198,7 +197,7 @@ class Recording:
         self._prediction = prediction
 
     def done(self) -> bool:
-        return self._prediction.ended.done()
+        return self._prediction.ended
 
     def set_result(self, committed: Committed) -> None:
         prediction = self._prediction
@@ -250,7 +249,7 @@ class _Gathering:
                     prediction.fail(error)
                     failed = True
             if failed:
-                going = [prediction for prediction in going if not prediction.ended.done()]
+                going = [prediction for prediction in going if not prediction.ended]
 
 
 def prepare(prediction: Prediction) -> None:

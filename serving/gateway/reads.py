@@ -22,29 +22,33 @@ from .auth import authorize, may_see
 from .door import Door
 from .errors import Forbidden, NotFound
 from .exchange import Exchange
-from .limits import Limiter
-from .routing import ModelRoute, Route, get_servable, get_status
+from .routing import Route, get_servable, get_status
 
 
-async def read(door: Door, exchange: Exchange, route: Route, model: ModelRoute | None) -> None:
-    """Answer one question. Raises whatever the door's error table knows; then nothing was sent."""
-    headers = exchange.scope.headers
-    caller = exchange.caller = door.authenticator.authenticate(headers, exchange.scope.client, door.queue.server_now_us)
+def admit(door: Door, exchange: Exchange) -> None:
+    """Let a question in, or raise why not."""
+    request, model = exchange.request, exchange.target
+    caller = exchange.caller = door.authenticator.authenticate(request.headers, request.client, door.queue.server_now_us)
     exchange.has_caller = True
     if model is not None:
         authorize(caller, model.deployment, "metadata", snapshot_is_stale=door.snapshots.is_stale)
     elif caller.actor_type != "anonymous" and caller.scopes.isdisjoint(("metadata", "*")):
         raise Forbidden(f"The API key {caller.key_prefix} lacks the scope metadata.")
-    meter = None
     if caller.has_limits:
-        meter = door.limiter.admit(caller.meter, caller.limits) or await door.limiter.admit_leased(caller.meter, caller.limits)
+        exchange.meter = door.limiter.admit(caller.meter, caller.limits)
+
+
+async def read(door: Door, exchange: Exchange) -> None:
+    """Answer one question."""
     try:
-        text = _text(door, exchange, route)
-    finally:
-        if meter is not None:
-            Limiter.leave(meter)
-    committed = await door.recorder.append(exchange.call(outcome="ok", status=200, response_bytes=len(text)))
-    await door.answer(exchange, committed, text)
+        if exchange.lacks_lease:
+            exchange.meter = await door.limiter.admit_leased(exchange.caller.meter, exchange.caller.limits)
+        text = _text(door, exchange, exchange.route)
+        committed = await door.recorder.append(exchange.call(outcome="ok", status=200, response_bytes=len(text)))
+    except Exception as error:
+        door.refuse(exchange, error)
+    else:
+        await door.answer(exchange, committed, text)
 
 
 def _text(door: Door, exchange: Exchange, route: Route) -> bytes:

@@ -3,8 +3,8 @@
 `parse_route` knows TensorFlow Serving's URLs; `Routes` is one snapshot prepared for look-ups: signatures as codecs want them,
 contexts of the log, and the hot paths in a dict. Both are swapped whole with the snapshot.
 
-Paths arrive percent-decoded (that is how RSGI gives them), after the query string was split off. So a `%2F` in a model's name looks
-like a `/`: names and labels that hold `/` or `:` are found by asking which of them exist.
+Paths arrive percent-decoded, after the query string was split off. So a `%2F` in a model's name looks like a `/`: names and labels
+that hold `/` or `:` are found by asking which of them exist.
 
 Source of URLs and texts: TensorFlow Serving, model_servers/http_rest_api_util.cc, http_rest_api_handler.cc.
 """
@@ -24,8 +24,10 @@ Verb = Literal["predict", "classify", "regress", "status", "metadata", "openapi"
 
 _CALL: Final = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?:(classify|regress|predict)")
 _READ: Final = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/([0-9]+)|/labels/([^/:]+))?(?:/(metadata))?")
-_LOOSE_CALL: Final = re.compile(r"(?i)/v1/models/(.+?)(?:/versions/([0-9]+)|/labels/(.+))?:(classify|regress|predict)")
-_LOOSE_READ: Final = re.compile(r"(?i)/v1/models/(.+?)(?:/versions/([0-9]+)|/labels/(.+?))?(?:/(metadata))?")
+_MODELS: Final = "/v1/models/"
+_VERSIONS: Final = "/versions/"
+_LABELS: Final = "/labels/"
+_METADATA: Final = "/metadata"
 _OPENAPI: Final = re.compile(r"(?i)/v1/models/(.+?)/openapi\.json")
 _CALLS: Final[Mapping[str | Any, Verb]] = {"predict": "predict", "classify": "classify", "regress": "regress"}
 _MAX_INT64: Final = 2**63 - 1
@@ -166,11 +168,11 @@ def parse_route(method: str, path: str, models: Mapping[str, ModelRoute]) -> Rou
         raise NotFound(f"Not found: {path}")
     route = None
     if method == "POST":
-        route = _match_call(_CALL.fullmatch(path)) or _known(_match_call(_LOOSE_CALL.fullmatch(path)), models)
+        route = _match_call(_CALL.fullmatch(path)) or _known(_split_call(path), models)
     elif method == "GET":
         if openapi := _OPENAPI.fullmatch(path):
             return Route("openapi", openapi.group(1))
-        route = _match_read(_READ.fullmatch(path)) or _known(_match_read(_LOOSE_READ.fullmatch(path)), models)
+        route = _match_read(_READ.fullmatch(path)) or _known(_split_read(path), models)
     if route is None:
         raise MalformedRequest(f"Malformed request: {method} {path}")
     return route
@@ -193,6 +195,31 @@ def _match_read(found: re.Match[str] | None) -> Route | None:
             raise ProtocolError("Missing model name in request.")
         return Route("list", "")
     return Route("metadata" if metadata else "status", model, _version(version), label)
+
+
+def _split_call(path: str) -> Route | None:
+    """As `_match_call`, for names and labels that hold `/` or `:`. No pattern: one with two open ends takes quadratic time."""
+    name, colon, verb = path[len(_MODELS) :].rpartition(":")
+    found = _CALLS.get(verb)
+    return _split_name(found, name) if colon and found is not None and path.lower().startswith(_MODELS) else None
+
+
+def _split_read(path: str) -> Route | None:
+    lower = path.lower()
+    if not lower.startswith(_MODELS):
+        return None
+    if lower.endswith(_METADATA):
+        return _split_name("metadata", path[len(_MODELS) : -len(_METADATA)])
+    return _split_name("status", path[len(_MODELS) :])
+
+
+def _split_name(verb: Verb, name: str) -> Route | None:
+    lower = name.lower()
+    if (at := lower.find(_LABELS)) > 0 and (label := name[at + len(_LABELS) :]):
+        return Route(verb, name[:at], None, label)
+    if (at := lower.rfind(_VERSIONS)) > 0 and re.fullmatch("[0-9]+", digits := name[at + len(_VERSIONS) :]):
+        return Route(verb, name[:at], _version(digits))
+    return Route(verb, name) if name else None
 
 
 def _known(route: Route | None, models: Mapping[str, ModelRoute]) -> Route | None:

@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class GatewayProcess:
-    """Granian with the gateway, as `manage.py up` starts it."""
+    """The gateway, as `manage.py up` starts it."""
 
-    def __init__(self, port: int, directory: Path, environment: Mapping[str, str], app: str = "config.gateway:app") -> None:
+    def __init__(self, port: int, directory: Path, environment: Mapping[str, str], app: str = "config.gateway") -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.directory = directory
@@ -39,8 +39,7 @@ class GatewayProcess:
         self.process: subprocess.Popen[bytes]
 
     def start(self, *, ready: bool = True) -> None:
-        command = [sys.executable, "-m", "granian", "--interface", "rsgi", "--workers", "1", "--loop", "uvloop", "--no-ws"]
-        command += ["--port", str(self.port), "--log-level", "warning", self._app]
+        command = [sys.executable, "-m", self._app]
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")}
         with (self.directory / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env={**kept, **self._environment}, stdout=log, stderr=log)
@@ -180,7 +179,7 @@ def start_gateway(
     started: list[Door] = []
     client = redis.Redis.from_url(redis_server)
 
-    def start(*, prefix: str = door_prefix, ready: bool = True, app: str = "config.gateway:app", **environment: str) -> Door:
+    def start(*, prefix: str = door_prefix, ready: bool = True, app: str = "config.gateway", **environment: str) -> Door:
         first = 24_000 + 100 * settings.WORKER
         taken = {door.gateway.port for door in started}
         port = next(port for port in range(first, first + 100) if port not in taken and port_is_free("127.0.0.1", port))

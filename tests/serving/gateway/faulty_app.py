@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from audit.recorder import Recorder, RecorderOptions
-from config.gateway import read_options
-from serving.gateway.app import Gateway
+from config.gateway import main
 from tests.audit.disks import FaultyDisk
 
 FAULT = Path(os.environ["FAULT_FILE"])
@@ -28,4 +27,4 @@ def make_recorder(options: RecorderOptions) -> Recorder:
     return Recorder(options, directory=disk)
 
 
-app = Gateway(read_options(), make_recorder)
+main(make_recorder)

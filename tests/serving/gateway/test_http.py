@@ -139,6 +139,76 @@ def test_odd_targets_are_refused(door: Door, target: bytes) -> None:
     assert int(answer.split(b" ")[1]) in (400, 404), answer
 
 
+def test_what_is_no_http_is_told_so_and_recorded(door: Door) -> None:
+    for nonsense in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+        HEAD + b"Content-Length: x\r\n\r\n",
+        HEAD + b"no colon\r\n\r\n",
+    ):
+        answer = door.raw(nonsense)
+        assert answer.startswith(b"HTTP/1.1 400"), answer
+        assert b"connection: close" in answer
+        assert b"daybook-record" in answer
+        assert b"Malformed request: " in answer
+    both = HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"  # how requests are smuggled
+    assert door.raw(both).startswith(b"HTTP/1.1 400")
+
+
+def test_a_head_without_end_is_431(door: Door) -> None:
+    for head in (
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+        HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(120)) + b"\r\n",
+        HEAD + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+        HEAD + b"X: " + b"x" * 300_000,
+    ):
+        answer = door.raw(head)
+        assert answer.startswith(b"HTTP/1.1 431"), answer[:200]
+        assert b"daybook-record" in answer
+    assert door.raw(b"GET /healthz HTTP/1.1\r\nX: 1\r\n").startswith(b"HTTP/1.1 408")
+
+
+def test_pipelined_requests_are_answered_in_their_order(door: Door) -> None:
+    bodies = [b'{"instances":[%d]}' % number for number in range(200)]
+    slow = b"POST /v1/models/slow:predict HTTP/1.1\r\nHost: x\r\n" + KEY + b'Content-Length: 19\r\n\r\n{"instances":[0.3]}'
+    sent = slow + b"".join(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in bodies)
+    found = b""
+    with socket.create_connection(("127.0.0.1", door.gateway.port), timeout=10.0) as connection:
+        connection.sendall(sent)
+        while found.count(b"HTTP/1.1 ") < 201 or not found.endswith(b"}"):
+            found += connection.recv(65_536)
+    answers = [part.rpartition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1 200 OK")[1:]]
+    assert answers == [b'{"predictions":[0.3]}', *(b'{"predictions":[%.1f]}' % (number / 2 + 2) for number in range(200))]
+
+
+def test_old_and_odd_ways_to_speak_http(door: Door) -> None:
+    body = b'{"instances":[2]}'
+    length = b"Content-Length: %d\r\n" % len(body)
+    expects = HEAD + length + b"Expect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", door.gateway.port), timeout=5.0) as connection:
+        connection.sendall(expects)
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert read_answer(connection).endswith(b'{"predictions":[3.0]}')
+    upgrade = HEAD + length + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n" + body
+    assert door.raw(upgrade).endswith(b'{"predictions":[3.0]}')
+    answer = door.raw(HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + length + b"\r\n" + body)
+    assert b"connection: close" in answer
+    assert answer.endswith(b'{"predictions":[3.0]}')
+    answer = door.raw(HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + length + b"Connection: keep-alive\r\n\r\n" + body)
+    assert b"connection: keep-alive" in answer
+    assert b"\r\ndate: " in answer
+
+
+def test_what_comes_byte_by_byte_is_the_same(door: Door) -> None:
+    body = b'{"instances":[2]}'
+    with socket.create_connection(("127.0.0.1", door.gateway.port), timeout=5.0) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body:
+            connection.sendall(bytes((byte,)))
+        assert read_answer(connection).endswith(b'{"predictions":[3.0]}')
+
+
 def test_a_body_may_come_in_chunks(door: Door) -> None:
     chunks = b'11\r\n{"instances":[1,2\r\n2\r\n]}\r\n0\r\n\r\n'
     assert door.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks).endswith(b'{"predictions":[2.5,3.0]}')

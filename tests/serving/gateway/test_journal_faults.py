@@ -24,7 +24,7 @@ REQUEST = (
 @pytest.fixture
 def faulty(start_gateway: Callable[..., Door], tmp_path: Path) -> tuple[Door, Path]:
     fault = tmp_path / "fault"
-    door = start_gateway(app="tests.serving.gateway.faulty_app:app", FAULT_FILE=str(fault), JOURNAL_STALL_S="0.4")
+    door = start_gateway(app="tests.serving.gateway.faulty_app", FAULT_FILE=str(fault), JOURNAL_STALL_S="0.4")
     return door, fault
 
 

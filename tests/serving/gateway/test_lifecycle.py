@@ -64,7 +64,7 @@ def test_what_outlives_the_grace_is_503(start_gateway: Callable[..., Door]) -> N
     assert journal_leaves(door)[answers[0].headers["daybook-record"]]["o"] == "unavailable"
 
 
-def test_the_worker_process_dies_with_granian(start_gateway: Callable[..., Door]) -> None:
+def test_a_killed_gateway_leaves_nobody_listening(start_gateway: Callable[..., Door]) -> None:
     door = start_gateway()
     door.gateway.process.kill()
     door.gateway.process.wait()

@@ -1,5 +1,6 @@
 """The parts that need no server: tokens, addresses, traces, the error table, readiness words, answers in words."""
 
+import contextlib
 import gzip
 import time
 
@@ -105,11 +106,11 @@ def test_a_stale_snapshot_opens_no_key() -> None:
 
 def test_trace_contexts_follow_the_recommendation() -> None:
     trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    assert parse_trace(f"00-{trace}-{span}-01") == (bytes.fromhex(trace), "01")
-    assert parse_trace(f"cc-{trace}-{span}-01-what-the-future-brings") == (bytes.fromhex(trace), "01")
+    assert parse_trace(f"00-{trace}-{span}-01") == (bytes.fromhex(trace), b"01")
+    assert parse_trace(f"cc-{trace}-{span}-01-what-the-future-brings") == (bytes.fromhex(trace), b"01")
     for wrong in (None, "", f"00-{trace}-{span}-01-more", f"ff-{trace}-{span}-01", f"00-{trace.upper()}-{span}-01", f"00-{trace}-{span}"):
         assert parse_trace(wrong) is None
-    assert format_trace(bytes.fromhex(trace), "01", bytes(range(16))) == f"00-{trace}-08090a0b0c0d0e0f-01"
+    assert format_trace(bytes.fromhex(trace), b"01", bytes(range(16))) == f"00-{trace}-08090a0b0c0d0e0f-01".encode()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,24 @@ def test_inflate_stops_at_the_limit() -> None:
     assert time.process_time() - begun < 0.01  # it stopped early
     with pytest.raises(errors.BadEncoding):
         inflate(b"", 100) or inflate(b"\x1f\x8b", 100)
+
+
+def test_inflate_takes_few_members() -> None:
+    member = gzip.compress(b"a")
+    assert inflate(member * 64, 100) == b"a" * 64
+    with pytest.raises(errors.BadEncoding, match="64 members"):
+        inflate(member * 65, 100)
+
+
+def test_no_path_takes_long() -> None:
+    models = build_routes(make_snapshot("p:"), previous=Routes(), make_context=lambda details: bytes(32)).models
+    for tail in ("/labels/a", "/versions/1", ":predict", "/metadata", ":", "/"):
+        path = "/v1/models/" + tail * (8192 // len(tail))
+        begun = time.process_time()
+        for method in ("GET", "POST"):
+            with contextlib.suppress(errors.GatewayError):
+                parse_route(method, path, models)
+        assert time.process_time() - begun < 0.01
 
 
 def test_metrics_count_by_servable() -> None:
