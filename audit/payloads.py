@@ -101,37 +101,27 @@ def seal_parts(
     request: bytes | None,
     response: bytes | None,
     take_random: Callable[[int], bytes],
-    code: Callable[[bytes], Coded] = lambda plaintext: (RAW, plaintext),
+    code: Callable[[bytes], Coded] | None = None,
 ) -> tuple[bytes, bytes]:
     """Encrypt what is given.
 
     Returns the attachment, and for each part commitment and ciphertext digest, a zero byte behind each (the form that
-    `leaves.digests_base64url` takes). A fresh random nonce each: even a record id used twice repeats none.
+    `leaves.digests_base64url` takes). A fresh random nonce each: even a record id used twice repeats none. code: None is raw.
     """
     encrypt = AESGCM(record_key(key.pads, record_id)).encrypt
-    attachment = digests = b""
-    if request is not None:
-        attachment, digests = _seal_part(encrypt, PART_IN, key.key_id, record_id, request, take_random(_RANDOM_BYTES), *code(request))
-    if response is None:
-        return attachment, digests
-    more, more_digests = _seal_part(encrypt, PART_OUT, key.key_id, record_id, response, take_random(_RANDOM_BYTES), *code(response))
-    return attachment + more, digests + more_digests
-
-
-def _seal_part(
-    encrypt: Callable[[bytes, bytes, bytes], bytes],
-    part: int,
-    key_id: bytes,
-    record_id: bytes,
-    plaintext: bytes,
-    random: bytes,
-    coding: int,
-    coded: bytes,
-) -> tuple[bytes, bytes]:
-    salt, nonce = random[:SALT_BYTES], random[SALT_BYTES:]
-    blob = nonce + encrypt(nonce, salt + coded, record_id + _AAD[part, coding])
-    commitment = sha256(b"%b%b%b" % (_COMMIT[part], salt, plaintext)).digest()
-    return _PART.pack(part, coding, key_id, len(blob)) + blob, b"%b\0%b\0" % (commitment, sha256(blob).digest())
+    key_id = key.key_id
+    attachment: list[bytes] = []
+    digests: list[bytes] = []
+    for part, plaintext in ((PART_IN, request), (PART_OUT, response)):
+        if plaintext is None:
+            continue
+        coding, coded = (RAW, plaintext) if code is None else code(plaintext)
+        random = take_random(_RANDOM_BYTES)
+        salt, nonce = random[:SALT_BYTES], random[SALT_BYTES:]
+        blob = nonce + encrypt(nonce, salt + coded, record_id + _AAD[part, coding])
+        attachment += (_PART.pack(part, coding, key_id, len(blob)), blob)
+        digests += (sha256(b"%b%b%b" % (_COMMIT[part], salt, plaintext)).digest(), sha256(blob).digest())
+    return b"".join(attachment), b"".join([b"%b\0" % digest for digest in digests])
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,10 +278,12 @@ class Recorder:
                 attachment, digests = payloads.seal_parts(key, call.record_id, request, response, take_random)
                 sealed.append((call, future, attachment, digests))
         encode = encoder.encode
-        entries = [(encode(call, attachment, digests), call.record_id, future) for call, future, attachment, digests in sealed]
         now_ns = time.monotonic_ns()
-        for (entry, leaf_hash), record_id, future in entries:
-            self._small.put(Waiting(entry, leaf_hash, record_id, future, now_ns))
+        waiting = [
+            Waiting(*encode(call, attachment, digests), call.record_id, future, now_ns) for call, future, attachment, digests in sealed
+        ]
+        if waiting:
+            self._small.put(waiting)
 
     def _seal_elsewhere(self, call: Call, key: SealingKey | None, future: Waits) -> None:
         """What can't be encoded at once: its key has to be minted first, or it's large."""
@@ -294,7 +296,7 @@ class Recorder:
 
     def _put(self, encoded: tuple[bytes, bytes], record_id: bytes, future: Waits) -> None:
         entry, leaf_hash = encoded
-        self._small.put(Waiting(entry, leaf_hash, record_id, future, time.monotonic_ns()))
+        self._small.put([Waiting(entry, leaf_hash, record_id, future, time.monotonic_ns())])
 
     def _announce_receipt_key(self) -> None:
         key_id, public_key = self.receipt_key
@@ -360,7 +362,7 @@ class Recorder:
         self._pending_work -= 1
         entry, leaf_hash = self._encoder.encode(call, *sealed)
         lane = self._large if self._large is not None and len(entry) > _LARGE_ENTRY else self._small
-        lane.put(Waiting(entry, leaf_hash, call.record_id, future, time.monotonic_ns()))
+        lane.put([Waiting(entry, leaf_hash, call.record_id, future, time.monotonic_ns())])
 
     # What the writer tells
 

@@ -48,7 +48,7 @@ class SealerOptions:
 
     origin: str
     batch_size: int = 8_192  # leaves per transaction
-    checkpoint_interval_s: float = 1.0
+    checkpoint_interval_s: float = 0.75  # with the scribe's beat, a record in a stream is sealed within a second
     poll_s: float = 0.05
     heartbeat_s: float = 5.0
     retry_s: float = 1.0

@@ -3,8 +3,8 @@
 Group commit without a database in the way: while one group is being synced the next gathers. What a crash may fall between:
 
     put          nothing is durable; the call waits
-    write_at     the group is in the page cache: it survives `kill -9`, not a power cut; still nobody is answered
-    sync         from here on a crash loses nothing; `on_durable` releases the answers
+    write        the group is in the page cache: it survives `kill -9`, not a power cut; still nobody is answered
+    sync         (of the same call) from here on a crash loses nothing; `on_durable` releases the answers
     announce     the scribe may read it (the next group, or a marker when idle, names the synced offset)
 
 When a write or a sync fails nothing is known about that file any more. It is never synced again; its lock is kept, so that the
@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -97,14 +98,14 @@ class Writer:
         self._sign = sign
         self._on_durable = on_durable
         self._on_failed = on_failed
-        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
-        self.put = self._queue.put  # from any thread; never blocks
+        self._queue: SimpleQueue[list[Waiting] | None] = SimpleQueue()
+        self.put = self._queue.put  # what came together, from any thread; never blocks
+        self._held: deque[Waiting] = deque()  # taken from the queue, not in a group yet; popped by whoever is first
         self._ids = ids.IdSource()
         self._segment: Segment | None = None
         self._size = options.first_segment_bytes
         self._maker = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-segments")
         self._next: Future[Segment] | None = None
-        self._carried: Waiting | None = None  # taken from the queue, but too large for the group it was taken for
         self._voids: list[tuple[bytes, int]] = []  # failed ranges that no durable entry voids yet
         self._condemned: list[Segment] = []  # their files, kept locked until then
         self._last_group_s = 0.0
@@ -138,19 +139,27 @@ class Writer:
                 self._directory.remove(unused.name)
 
     def withdraw(self) -> list[Waiting]:
-        """Take back what waits and is not being written yet."""
+        """Take back what waits and is not being written yet. Any thread."""
+        stop = self._fetch()
         withdrawn: list[Waiting] = []
-        stop = False
-        with suppress(Empty):
+        with suppress(IndexError):
             while True:
-                item = self._queue.get_nowait()
-                if item is None:
-                    stop = True
-                else:
-                    withdrawn.append(item)
+                withdrawn.append(self._held.popleft())
         if stop:
             self._queue.put(None)
         return withdrawn
+
+    def _fetch(self) -> bool:
+        """Take over what has been put; whether we are to stop."""
+        stop = False
+        with suppress(Empty):
+            while True:
+                put = self._queue.get_nowait()
+                if put is None:
+                    stop = True
+                else:
+                    self._held.extend(put)
+        return stop
 
     @property
     def segments_used(self) -> dict[str, int]:
@@ -183,32 +192,31 @@ class Writer:
 
     def _take(self) -> list[Waiting] | None:
         """The next group's entries; empty when idle; None when stopping and nothing is left."""
-        first = self._carried
-        self._carried = None
-        if first is None:
+        held = self._held
+        if not held:
             segment = self._segment
             is_announced = segment is None or segment.announced == segment.offset
             try:
-                first = self._queue.get(timeout=1.0 if is_announced else self._options.announce_s)
+                put = self._queue.get(timeout=1.0 if is_announced else self._options.announce_s)
             except Empty:
                 return []
-            if first is None:
+            if put is None:
                 return None
+            held.extend(put)
         if self._last_count >= self._options.gather_from:
             pause = self._last_group_s + self._options.gather_s - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-        batch = [first]
-        size = len(first.entry)
-        with suppress(Empty):
-            while size < journal.GROUP_MAX_BYTES:
-                item = self._queue.get_nowait()
-                if item is None:
-                    self._queue.put(None)
-                    break
+        if self._fetch():
+            self._queue.put(None)
+        batch: list[Waiting] = []
+        size = 0
+        with suppress(IndexError):
+            while True:
+                item = held.popleft()
                 size += len(item.entry)
-                if size > journal.GROUP_MAX_BYTES:
-                    self._carried = item
+                if batch and size > journal.GROUP_MAX_BYTES:
+                    held.appendleft(item)
                     break
                 batch.append(item)
         return batch
@@ -236,8 +244,7 @@ class Writer:
     def _append(self, segment: Segment, entries: list[bytes], flags: int = 0) -> int:
         buffers = journal.encode_group(segment.seed, segment.sequence, entries, segment.offset, flags)
         size = len(buffers[0]) + len(buffers[1])
-        segment.file.write_at(buffers, segment.offset)
-        segment.file.sync()
+        segment.file.write_durably(buffers, segment.offset)
         segment.announced = segment.offset
         segment.offset += size  # from here on a crash loses nothing of this group
         segment.sequence += 1
@@ -334,9 +341,7 @@ class Writer:
             self._prepare()
 
     def _all_waiting(self, batch: list[Waiting]) -> list[Waiting]:
-        carried = [self._carried] if self._carried is not None else []
-        self._carried = None
-        return [*batch, *carried, *self.withdraw()]
+        return [*batch, *self.withdraw()]
 
     def _recover(self) -> bool:
         """Open a fresh segment whose first entries void the failed ranges; False when that failed too."""

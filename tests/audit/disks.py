@@ -32,6 +32,10 @@ class _MemoryFile:
         with self._disk.operation("write"):
             self._apply(data, offset)
 
+    def write_durably(self, buffers: Sequence[bytes], offset: int) -> None:
+        self.write_at(buffers, offset)
+        self.sync()
+
     def _apply(self, data: bytes, offset: int) -> None:
         if len(self.cache) < offset + len(data):
             self.cache.extend(bytes(offset + len(data) - len(self.cache)))
@@ -138,6 +142,10 @@ class _FaultyFile:
     def write_at(self, buffers: Sequence[bytes], offset: int) -> None:
         self._file.write_at(buffers, offset)
         self._check(self._disk.on_write)
+
+    def write_durably(self, buffers: Sequence[bytes], offset: int) -> None:
+        self.write_at(buffers, offset)
+        self.sync()
 
     def sync(self) -> None:
         assert not self._is_failed, "a descriptor that failed was synced again"
