@@ -21,7 +21,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run. `rate` in answers per second, latencies in µs, `bad` counts other statuses and broken connections."""
+    """One run. `rate` in good answers per second, latencies in µs, `bad` counts other statuses and broken connections."""
 
     rate: float
     p50_us: int
@@ -39,4 +39,6 @@ def closed_loop(url: str, body: Path, *, connections: int, seconds: float, heade
         command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s", "--timeout", "30s", "-s", script.name, url]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(output.rpartition("JSON ")[2])
-    return Load(result["requests"] / result["seconds"], result["p50_us"], result["p99_us"], result["max_us"], result["bad"])
+    return Load(
+        max(result["requests"] - result["bad"], 0) / result["seconds"], result["p50_us"], result["p99_us"], result["max_us"], result["bad"]
+    )

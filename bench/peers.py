@@ -17,7 +17,7 @@ import httpx
 
 from config import embedded_redis
 
-from .portal import ROOT, descendants, free_port
+from .portal import ROOT, cpu_seconds, descendants, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ class Running:
             for pid in descendants(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds used so far by all its processes."""
+        return sum(cpu_seconds(pid) for process in self.processes for pid in descendants(process.pid))
 
     def pause(self) -> None:
         self.signal(signal.SIGSTOP)

@@ -85,6 +85,19 @@ class Portal:
         self.manage("register", name, str(directory))
         self.wait_available(name)
 
+    def deploy(self, name: str, directory: Path) -> None:
+        """Serve a model through the API, which costs no process of its own; returns at once."""
+        answer = httpx.post(
+            f"{self.site}/api/deployments/",
+            json={"name": name, "base_path": str(directory), "access": "key"},
+            headers={"Authorization": f"Bearer {self.operator_key}"},
+        )
+        answer.raise_for_status()
+
+    def undeploy(self, name: str) -> None:
+        answer = httpx.delete(f"{self.site}/api/deployments/{name}/", headers={"Authorization": f"Bearer {self.operator_key}"})
+        answer.raise_for_status()
+
     def wait_available(self, name: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

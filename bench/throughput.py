@@ -88,22 +88,27 @@ def measure(arguments: argparse.Namespace, directory: Path) -> list[dict[str, ob
                         seconds=arguments.seconds,
                         headers=portal.headers,
                     )
+                    lag = wait_sealed(portal)
                     requests = max(load.rate * arguments.seconds, 1)
                     cpu = {role: round((used - before.get(role, 0)) / requests * 1e6, 1) for role, used in portal.cpu_seconds().items()}
-                    lag = wait_sealed(portal)
                     results.append(
-                        result("daybook", model, connections, round_number, load) | {"cpu_us": cpu, "sealed_after_s": round(lag, 2)}
+                        result("daybook", model, connections, round_number, load)
+                        | {"cpu_us": round(sum(cpu.values()), 1), "cpu_us_by_process": cpu, "sealed_after_s": round(lag, 2)}
                     )
                     show(results[-1])
                     for peer in peers:
-                        peer.resume()
-                        load = closed_loop(
-                            peer.url(model), body_for(peer, model, models), connections=connections, seconds=arguments.seconds, headers={}
-                        )
-                        peer.pause()
-                        results.append(result(peer.peer.name, model, connections, round_number, load))
+                        results.append(measure_peer(peer, model, connections, round_number, models, arguments.seconds))
                         show(results[-1])
     return results
+
+
+def measure_peer(peer: Running, model: str, connections: int, round_number: int, models: Path, seconds: float) -> dict[str, object]:
+    peer.resume()
+    before = peer.cpu_seconds()
+    load = closed_loop(peer.url(model), body_for(peer, model, models), connections=connections, seconds=seconds, headers={})
+    cpu_us = (peer.cpu_seconds() - before) / max(load.rate * seconds, 1) * 1e6
+    peer.pause()
+    return result(peer.peer.name, model, connections, round_number, load) | {"cpu_us": round(cpu_us, 1)}
 
 
 def result(server: str, model: str, connections: int, round_number: int, load: Load) -> dict[str, object]:
@@ -118,13 +123,13 @@ def show(row: dict[str, object]) -> None:
 
 
 def table(results: list[dict[str, object]]) -> str:
-    """Markdown: medians, and Daybook's ratio to each peer as the median over rounds."""
+    """Markdown: medians, and Daybook's ratio to each peer (of rates, and of median latencies) as the median over rounds."""
     servers = list(dict.fromkeys(str(row["server"]) for row in results))
     lines = [
         "| model | connections | "
-        + " | ".join(f"{server} req/s (p50 / p99 ms)" for server in servers)
+        + " | ".join(f"{server} req/s (p50 / p99 ms; CPU µs)" for server in servers)
         + " | "
-        + " | ".join(f"× {server}" for server in servers[1:])
+        + " | ".join(f"× {server} (p50)" for server in servers[1:])
         + " |",
         "| --- | --- |" + " --- |" * (2 * len(servers) - 1),
     ]
@@ -135,11 +140,15 @@ def table(results: list[dict[str, object]]) -> str:
         }
         cells = []
         for server in servers:
-            rate, p50, p99 = (statistics.median(float(str(row[key])) for row in by_server[server]) for key in ("rate", "p50_us", "p99_us"))
-            cells.append(f"{rate:,.0f} ({p50 / 1000:.2f} / {p99 / 1000:.1f})")
+            rate, p50, p99, cpu = (
+                statistics.median(float(str(row[key])) for row in by_server[server]) for key in ("rate", "p50_us", "p99_us", "cpu_us")
+            )
+            bad = sum(int(str(row["bad"])) for row in by_server[server])
+            cells.append(f"{rate:,.0f} ({p50 / 1000:.2f} / {p99 / 1000:.1f}; {cpu:,.0f})" + (f" **{bad} bad**" if bad else ""))
         for server in servers[1:]:
-            ratios = [float(str(a["rate"])) / float(str(b["rate"])) for a, b in zip(by_server["daybook"], by_server[server], strict=True)]
-            cells.append(f"{statistics.median(ratios):.2f}")
+            pairs = list(zip(by_server["daybook"], by_server[server], strict=True))
+            rates, medians = (statistics.median(float(str(a[key])) / float(str(b[key])) for a, b in pairs) for key in ("rate", "p50_us"))
+            cells.append(f"{rates:.2f} ({medians:.2f})")
         lines.append(f"| {model} | {connections} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
