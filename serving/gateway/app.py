@@ -26,7 +26,7 @@ from serving.snapshot import Snapshot
 from . import predict, reads
 from .auth import Authenticator
 from .door import MEASURE_S, Door
-from .errors import GatewayError
+from .errors import GatewayError, NotReady
 from .exchange import Exchange
 from .health import readiness
 from .http import JSON, preflight_headers
@@ -135,6 +135,7 @@ class Gateway:
         self._server.stop_listening()
         logger.info("gateway draining", extra={"in_flight": len(door.exchanges), "grace_s": self._options.grace_s})
         await _until(lambda: not door.exchanges, self._options.grace_s)
+        self._server.end_reading(NotReady("The gateway is stopping.", retry_after=2.0))
         door.end_all()
         await _until(lambda: not door.exchanges, _LAST_ANSWERS_S)
 

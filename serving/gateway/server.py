@@ -188,6 +188,11 @@ class Server:
         for connection in list(self.connections):
             connection.end_if_idle()
 
+    def end_reading(self, error: GatewayError) -> None:
+        """Wait no longer for what has not come in whole."""
+        for connection in list(self.connections):
+            connection.end_reading(error)
+
     def close(self) -> None:
         if self._looks is not None:
             self._looks.cancel()
@@ -483,6 +488,10 @@ class Connection(asyncio.Protocol):
     def end_if_idle(self) -> None:
         if not self._due and self._reading is None:
             self._transport.close()
+
+    def end_reading(self, error: GatewayError) -> None:
+        if self._reading is not None:
+            self._fail(error)
 
     def close(self) -> None:
         self._transport.close()

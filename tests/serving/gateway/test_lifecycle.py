@@ -64,6 +64,19 @@ def test_what_outlives_the_grace_is_503(start_gateway: Callable[..., Door]) -> N
     assert journal_leaves(door)[answers[0].headers["daybook-record"]]["o"] == "unavailable"
 
 
+def test_a_body_that_outlives_the_grace_is_503(start_gateway: Callable[..., Door]) -> None:
+    door = start_gateway(GATEWAY_GRACE_S="0.3", BODY_TIMEOUT_S="20")
+    head = f"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEYS['all']}\r\nContent-Length: 17\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", door.gateway.port), timeout=10.0) as connection:
+        connection.sendall(head.encode() + b'{"inst')
+        wait_until(lambda: "daybook_in_flight 1.0" in httpx.get(f"{door.gateway.url}/metrics").text, "the call is under way")
+        door.gateway.process.send_signal(signal.SIGTERM)
+        answer = connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"daybook-record" in answer
+    assert door.gateway.process.wait(15) == 0
+
+
 def test_a_killed_gateway_leaves_nobody_listening(start_gateway: Callable[..., Door]) -> None:
     door = start_gateway()
     door.gateway.process.kill()
