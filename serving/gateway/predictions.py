@@ -110,7 +110,7 @@ class Prediction:
             stream=servable.stream,
             deadline_us=door.deadline_us(exchange, model.deployment.timeout_ms),
             trace=exchange.trace,
-            caller=exchange.caller.key_prefix,
+            caller=exchange.caller.meter,
         )
         exchange.waiting = self
         self.is_under_way = True

@@ -26,7 +26,7 @@ from .received import Backlog, Received
 logger = logging.getLogger(__name__)
 
 MIN_RUN_MS = 1
-QUICK_SECONDS = 0.0005
+QUICK_SECONDS = 0.001
 
 
 class _Watched:
