@@ -117,6 +117,7 @@ class RecordPage:
     leaf_bytes: int
     proof: DrawnProof | None
     commands: tuple[Command, ...]
+    receipt_command: str
     thread: tuple[Line, ...]  # what happened to the record later
     url: str
     around_url: str
@@ -154,6 +155,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
         leaf_bytes=len(leaf or b""),
         proof=drawn,
         commands=tuple(_commands(record, is_sealed=proof is not None)),
+        receipt_command=f"daybook-verify receipt --keys keys.json --leaf {_file_name(record)}.leaf receipt.txt",
         thread=tuple(_thread(record, user)),
         url=record_url(record.id),
         around_url=_around_url(record),
@@ -340,7 +342,7 @@ def _commands(record: Record, *, is_sealed: bool) -> list[Command]:
     if not is_sealed:
         return []
     proof, entry = reverse("audit:log-proof", args=[record.id]), reverse("audit:log-entry", args=[record.id])
-    name = str(record.id)[:8]
+    name = _file_name(record)
     return [
         Command(
             f"Fetch the log's public key (once, and compare it with what you know of {urlsplit(base).netloc})",
@@ -351,6 +353,11 @@ def _commands(record: Record, *, is_sealed: bool) -> list[Command]:
         ),
         Command("Check them offline", f"daybook-verify proof --vkey log.vkey --leaf {name}.leaf {name}.tlog-proof"),
     ]
+
+
+def _file_name(record: Record) -> str:
+    """What the files of a record are called in commands, before their ending."""
+    return str(record.id)[:8]
 
 
 def _thread(record: Record, user: Viewer) -> list[Line]:
