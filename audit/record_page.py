@@ -256,7 +256,7 @@ def _groups(record: Record, sees_all: bool) -> list[Group]:
                 Fact("Artifact", bytes(record.artifact).hex() if record.artifact else "", "digest"),
                 Fact("Protocol", words.PROTOCOLS.get(record.protocol, record.protocol)),
                 Fact("Verb", record.verb),
-                Fact("Answer", record.answer),
+                Fact("Note" if record.kind == "act" else "Answer", record.answer),
                 Fact("Rows", f"{record.rows:,}" if record.rows else ""),
                 Fact("Request", f"{record.request_bytes:,} bytes" if record.request_bytes else ""),
                 Fact("Response", f"{record.response_bytes:,} bytes" if record.response_bytes else ""),

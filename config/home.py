@@ -210,7 +210,8 @@ def _called(user: Any, applications: Sequence[str], since: datetime) -> Sequence
     if not applications:
         return []
     name = user.get_username()
-    records = Record.objects.filter(application__in=applications, user_name=name, ts__gte=since).order_by("-ts", "-id")
+    calls = Record.objects.filter(kind__in=("prediction", "refusal"), application__in=applications, user_name=name, ts__gte=since)
+    records = calls.order_by("-ts", "-id")
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     try:
         with time_limit(1_000):
