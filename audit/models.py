@@ -20,7 +20,7 @@ class Record(models.Model):
     ts = models.DateTimeField()
     id = models.UUIDField()
     leaf_hash = models.BinaryField(max_length=32)
-    kind = models.TextField(db_default="prediction")  # prediction, refusal, act, system
+    kind = models.TextField(db_default="prediction")  # prediction, refusal, read, act, system
     protocol = models.TextField(db_default="")
     verb = models.TextField(db_default="")
     model = models.TextField(db_default="")

@@ -13,6 +13,7 @@ from .contexts import Line, TimingBar, lines, record_url, records_url, timing_ba
 from .errors import PayloadElsewhere, PayloadErased, PayloadUnavailable
 from .models import LogLeaf, Record
 from .published import Proof
+from .record import CALL_KINDS
 from .search import quote
 from .tiles import BadTile
 from .verifier import BadProof, hash_children, verify_inclusion
@@ -132,7 +133,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
     proof = _find_proof(record)
     drawn = draw_proof(proof, leaf) if proof else None
     faults = tuple(find_faults(record, leaf, place, drawn))
-    is_call = record.kind in ("prediction", "refusal")
+    is_call = record.kind in CALL_KINDS
     subject = words.subject(record)
     answer, behind_answer = words.answer(record)
     return RecordPage(
@@ -143,7 +144,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
         kind=words.outcome_kind(record.outcome),
         answer=answer,
         behind_answer=behind_answer,
-        explanation=words.EXPLANATIONS.get(record.outcome, "") if is_call else "",
+        explanation=words.explanation(record) if is_call else "",
         caller=words.caller(record),
         seal="broken" if faults else "sealed" if proof else "durable",
         index=place.index if place else None,
@@ -250,7 +251,7 @@ def _groups(record: Record, sees_all: bool) -> list[Group]:
         Group(
             "What",
             _known(
-                Fact("Model", record.model if record.kind in ("prediction", "refusal") else "", "link", records_url(model)),
+                Fact("Model", record.model if record.kind in CALL_KINDS else "", "link", records_url(model)),
                 Fact("Version", "" if record.version is None else str(record.version), "link", records_url(f"{model}@{record.version}")),
                 Fact("Signature", record.signature, "mono"),
                 Fact("Artifact", bytes(record.artifact).hex() if record.artifact else "", "digest"),
@@ -298,7 +299,7 @@ def _batch(record: Record) -> str:
 
 
 def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool, address: str) -> Content:
-    if record.kind not in ("prediction", "refusal"):
+    if record.kind not in CALL_KINDS:
         return Content("none")
     if not record.segment:
         return Content("none", "This record has no stored payload.")

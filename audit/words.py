@@ -47,6 +47,13 @@ def outcome(record: Record) -> str:
     return OUTCOMES.get(record.outcome, record.outcome.replace("_", " "))
 
 
+def explanation(record: Record) -> str:
+    """What the outcome of a call means, in a sentence."""
+    if record.kind == "read" and record.outcome in ANSWERED:
+        return "The gateway said what it knows of its models; none of them was asked."
+    return EXPLANATIONS.get(record.outcome, "")
+
+
 def outcome_kind(name: str) -> str:
     """`ok`, `warn` (the caller's side) or `fail` (ours), the shapes of the site."""
     if name in ANSWERED:
@@ -77,12 +84,16 @@ def act(record: Record) -> str:
 
 
 def subject(record: Record) -> str:
-    """What the record is about: `digits@3`, or the act's name."""
+    """What the record is about: `digits@3`; for reads and acts what was done, then to what."""
     if record.kind in ("act", "system"):
         on = _acted_on(record)
         return f"{act(record)}, {on}" if on else act(record)
-    if not record.model:
-        return "no model"
+    if record.kind == "read":
+        return f"{record.verb}, {_name(record)}" if record.model else f"{record.verb} of models"
+    return _name(record) if record.model else "no model"
+
+
+def _name(record: Record) -> str:
     return record.model if record.version is None else f"{record.model}@{record.version}"
 
 

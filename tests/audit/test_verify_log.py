@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +21,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from audit import acts, database, leaves, verifier
+from audit import acts, database, figures, leaves, verifier
 from audit.checkpoint import Checkpoint, Ed25519Signer, parse, sign
 from audit.ids import new_id, text, time_us
 from audit.logkeys import ED25519_FILE, load_signers
@@ -129,6 +131,21 @@ def test_what_was_changed_is_named(connection: "psycopg.Connection[Any]", tamper
     connection.execute(tampering.encode())
     said = verify_broken()
     assert finding in said
+
+
+def test_reads_hold_and_change_no_figure(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    """A client that polls a model's status hasn't called it."""
+    since = datetime.now(UTC) - timedelta(hours=1)
+    before = replace(figures.summary(None, since), until=since, tree_size=0)
+    polls = [make_leaf_call(verb=verb, signature="", total_us=5) for verb in ("status", "metadata", "openapi", "list") for _ in range(20)]
+    polls.append(make_refusal(verb="status", signature="", count=50))
+    ingest(connection, polls)
+    signers = load_signers(tmp_path / "keys", ORIGIN, post_quantum=False, may_create=lambda: False)
+    seal_all(open_log(connection, tmp_path / "log", signers))
+    assert replace(figures.summary(None, since), until=since, tree_size=0) == before
+    assert "81 read" in verify()
+    connection.execute("UPDATE audit_record SET kind = 'prediction' WHERE verb = 'list'")
+    assert "kind differ" in verify_broken()
 
 
 def test_a_quarantined_record_counts_as_present(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
