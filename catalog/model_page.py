@@ -213,7 +213,7 @@ def use_section(
         return None
     body = _example_body(signatures, examples)
     ready = [row.version for row in versions if row.state == "AVAILABLE"]
-    version = int(pin) if pin.isascii() and pin.isdigit() and int(pin) in ready else None
+    version = next((number for number in ready if str(number) == pin), None)  # compared as text: digits may be of any length
     label = pin if pin in entry.labels else ""
     url = predict_url(settings.GATEWAY_URL, entry.slug, version=version, label=label)
     names = ["", *sorted(entry.labels), *map(str, ready)]

@@ -73,6 +73,7 @@ def test_code_names_the_chosen_version_or_label(client: Client, digits: Entry) -
     assert "/v1/models/digits/versions/1:predict" in part
     assert "<html" not in part
     assert "/v1/models/digits:predict" in client.get("/catalog/digits/?pin=<x>").content.decode()
+    assert "/v1/models/digits:predict" in client.get("/catalog/digits/?pin=" + "1" * 5_000).content.decode()
 
 
 def test_load_errors_stand_in_full(client: Client, digits: Entry) -> None:
