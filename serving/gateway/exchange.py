@@ -110,7 +110,8 @@ class Exchange:
             received_us=ids.time_us(self.record_id),
             protocol="try_it" if caller.actor_type == "try-it" else "tfs_rest",
             verb=self.verb,
-            model=self.model,
+            # Callers invent names, and figures are kept by name: what isn't served here stands in the error's text only.
+            model=self.model if self.target is not None else "",
             version=self.version,
             signature=self.signature,
             context=servable.context if servable is not None else None,

@@ -63,6 +63,16 @@ def test_questions_about_models_are_reads_in_the_journal(start_gateway: Callable
     assert leaves[called]["t"] == "prediction"
 
 
+def test_names_that_callers_invent_stand_in_the_error_alone(start_gateway: Callable[..., Door]) -> None:
+    """Figures are kept by model name; a name for each refused call would be as many cells as anybody likes."""
+    door = start_gateway()
+    answers = [door.predict("invented", {"instances": [1]}), door.get("/v1/models/invented"), door.predict("invented", {}, key="nobody")]
+    door.gateway.stop()
+    leaves = [journal_leaves(door)[answer.headers["daybook-record"]] for answer in answers]
+    assert [(leaf["m"], leaf["st"]) for leaf in leaves] == [("", 404), ("", 404), ("", 401)]
+    assert leaves[0]["err"] == "Servable not found for request: Latest(invented)"
+
+
 def test_what_outlives_the_grace_is_503(start_gateway: Callable[..., Door]) -> None:
     door = start_gateway(GATEWAY_GRACE_S="0.3")
     thread, answers = predict_later(door, 3.0)
