@@ -64,6 +64,8 @@ class Record(models.Model):
             models.Index(fields=("user_name", "ts"), name="audit_record_user_ts"),  # people's own records
             models.Index(fields=("ts",), name="audit_record_not_ok_ts", condition=~models.Q(outcome="ok")),
             HashIndex(fields=("trace",), name="audit_record_trace"),
+            models.Index(fields=("model", "ts"), name="audit_record_act_model_ts", condition=models.Q(kind="act")),
+            models.Index(fields=("ts",), name="audit_record_act_ts", condition=models.Q(kind="act")),
         )
 
     def __str__(self) -> str:
