@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -384,6 +385,13 @@ def verify_page(site_url: str, *, is_public: bool) -> dict[str, object]:
     key = "" if is_public else ' -H "Authorization: Bearer $DAYBOOK_API_KEY"'
     return {
         "is_public": is_public,
+        "get": (
+            f"curl -fsSO {base}{reverse('audit:log-verifier')}\n"
+            "sha256sum daybook-verify.py  # compare it with the digest given here and elsewhere\n"
+            "python3 -m pip install cryptography\n"
+            "alias daybook-verify='python3 daybook-verify.py'"
+        ),
+        "verifier_sha256": sha256(published.verifier_source()).hexdigest(),
         "one": (
             f"curl -fsS {base}/log/vkey -o log.vkey\n"
             f"curl -fsS{key} {base}/log/entry/$RECORD -o record.leaf\n"
