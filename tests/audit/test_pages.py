@@ -266,6 +266,7 @@ def test_a_sealed_record_shows_its_proof_and_the_commands(connection: Any, clien
     assert html.count("data-side=") == 3
     assert f"/log/proof/{ids.text(calls[2].record_id)}" in html
     assert "daybook-verify proof --vkey log.vkey" in html
+    assert re.search(r"daybook-verify receipt --keys keys.json --leaf [0-9a-f]{8}\.leaf receipt.txt", html)
     assert 'data-kind="fail" role="alert"' not in html
 
 
