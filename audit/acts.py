@@ -1,7 +1,9 @@
 """Acts: what people and processes change or look at, recorded in the transaction of the change itself.
 
 An act is a record like a call: a row and a leaf, waiting in the outbox until it is sealed. The leaf is public and for ever, so it
-holds the actor's pseudonym of the month; the name stands in the row. `details` go into the leaf as they are: no personal data.
+holds the actor's pseudonym of the month; the name stands in the row. Subject and `details` go into the leaf as they are: no names
+of people or of their applications (an application has its number), no paths. What readers of the list need of those is for the row
+alone: `application`, `note`.
 """
 
 import threading
@@ -29,11 +31,14 @@ class BadAct(ValueError):
     """Details that no leaf can hold."""
 
 
-def record_act(*, kind: str, actor: str, subject: str, details: Mapping[str, Any], address: str = "") -> UUID:
+def record_act(
+    *, kind: str, actor: str, subject: str, details: Mapping[str, Any], address: str = "", application: str = "", note: str = ""
+) -> UUID:
     """Record that `actor` did `kind` ("key.revoked") to `subject`; returns the record's id.
 
     actor: a user name, or "worker:<node>" and the like for a process. subject: what lists and the search field `model` show.
-    details: strings, ints, lists and dicts of them, a few kilobytes. Joins the caller's transaction: both happen or neither.
+    details: strings, ints, lists and dicts of them, a few kilobytes. application: the name of the one concerned; note: a sentence
+    for who reads the record; the leaf has neither. Joins the caller's transaction: both happen or neither.
     Raises BadAct.
     """
     record_id = _new_id()
@@ -53,6 +58,8 @@ def record_act(*, kind: str, actor: str, subject: str, details: Mapping[str, Any
             outcome="ok",
             actor_type=actor_type,
             user_name=actor,
+            application=clean_text(application, TEXT_LIMITS["application"]),
+            answer=clean_text(note, TEXT_LIMITS["answer"]),
             address=clean_text(address, TEXT_LIMITS["address"]),
             node=clean_text(settings.NODE, TEXT_LIMITS["node"]),
         ).save(force_insert=True)

@@ -14,6 +14,7 @@ from .facets import Facet, facets
 from .histogram import Histogram, histogram
 from .models import LogHead, LogLeaf, Record, Rollup
 from .querysets import Cursor, RecordPage
+from .record import CALL_KINDS
 from .search import Query
 
 LIST_LIMIT = 100
@@ -72,7 +73,7 @@ def line(record: Record, leaf: LogLeaf | None, signed_size: int) -> Line:
         caller=words.caller(record),
         url=record_url(record.id),
         act=words.act(record),
-        is_call=record.kind in ("prediction", "refusal"),
+        is_call=record.kind in CALL_KINDS,
     )
 
 

@@ -238,7 +238,7 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
     sql = f"""
         SELECT model, answer, COUNT(*) FROM (
             SELECT model, regexp_replace(answer, '{words.BEHIND_LABEL}', '') AS answer FROM audit_record
-            WHERE ts >= %(since)s AND ts < %(until)s AND answer <> '' AND outcome = ANY(%(answered)s) {condition}
+            WHERE ts >= %(since)s AND ts < %(until)s AND kind = 'prediction' AND answer <> '' AND outcome = ANY(%(answered)s) {condition}
             ORDER BY ts DESC, id DESC LIMIT {DECISION_RECORDS}
         ) AS newest GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2
     """

@@ -14,7 +14,7 @@ from . import ids, leaves, rowformat
 from .journal import ENTRY_BYTES, EntryType, encode_entry, pack_entry_head
 from .keys import pseudonym
 from .payloads import RandomPool
-from .record import Call
+from .record import READ_VERBS, Call
 from .rowformat import TEXT_LIMITS, bytes_field, clean_text, int_field, text_field
 
 REFUSED = frozenset({"rejected", "too_many", "unavailable"})
@@ -30,7 +30,9 @@ _DAY_US = 86_400_000_000
 
 
 def kind_of(call: Call) -> str:
-    """ "refusal" for a call that never came to a model, else "prediction"."""
+    """One of `CALL_KINDS`. What asks about models is a read, refused or not: whoever polls a model's status hasn't called it."""
+    if call.verb in READ_VERBS:
+        return "read"
     return "refusal" if call.outcome in REFUSED else "prediction"
 
 

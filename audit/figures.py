@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from .models import Rollup
+from .rollups import CALLS
 from .sketch import Sketch, merged
 
 ANSWERED = ("ok", "cached", "shadow")
@@ -109,6 +110,27 @@ class TreeState:
     sealer_state: str  # "sealing", "stopped: …", "" when none ever ran
     origin: str
 
+    @property
+    def waiting(self) -> int:
+        """Records that no signed checkpoint covers yet, committed leaves among them."""
+        return self.size - self.signed_size + self.unsealed
+
+    @property
+    def is_all_signed(self) -> bool:
+        return 0 < self.size == self.signed_size
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCalls:
+    """How many of `total` calls a signed checkpoint covers; whole minutes, so at least so many."""
+
+    sealed: int
+    total: int
+
+    @property
+    def is_whole(self) -> bool:
+        return 0 < self.total == self.sealed
+
 
 UNSEALED_LIMIT = 100_000
 
@@ -187,9 +209,50 @@ def by_outcome(since: datetime, until: datetime | None = None, model: str | None
     return [OutcomeCount(outcome, count) for outcome, count in rows]
 
 
+WAITING_SCANNED = 10_000
+
+
+def sealed_calls(model: str, since: datetime, until: datetime) -> SealedCalls:
+    """Calls of one model. Of what waits in the outbox `WAITING_SCANNED` are looked through."""
+    (row,) = _query(
+        """
+        SELECT COALESCE(SUM(count) FILTER (WHERE tree_size <= (SELECT COALESCE(MAX(signed_size), 0) FROM audit_loghead)), 0)::bigint,
+               COALESCE(SUM(count), 0)::bigint,
+               (SELECT COALESCE(SUM(r.count), 0)::bigint FROM (SELECT ts, record_id FROM audit_outbox LIMIT %(scanned)s) AS o
+                JOIN audit_record r ON r.ts = o.ts AND r.id = o.record_id
+                WHERE r.model = %(model)s AND r.kind = ANY(%(kinds)s) AND r.ts >= %(since)s AND r.ts < %(until)s)
+        FROM audit_rollup WHERE bucket >= %(since)s AND bucket < %(until)s AND model = %(model)s
+        """,
+        model=model,
+        since=_minute(since),
+        until=until,
+        scanned=WAITING_SCANNED,
+        kinds=sorted(CALLS),
+    )
+    sealed, folded, waiting = row
+    return SealedCalls(sealed, folded + waiting)
+
+
+MAX_MODELS = 500
+
+
 def models_called(since: datetime) -> list[str]:
-    """Names for filters, by name."""
-    rows = _query("SELECT DISTINCT model FROM audit_rollup WHERE bucket >= %(since)s AND model <> '' ORDER BY 1", since=_minute(since))
+    """Names for filters, by name, the first `MAX_MODELS`. From name to name in the index: DISTINCT would read every cell."""
+    rows = _query(
+        """
+        WITH RECURSIVE names AS (
+            (SELECT model FROM audit_rollup WHERE model > '' ORDER BY model LIMIT 1)
+            UNION ALL
+            SELECT (SELECT r.model FROM audit_rollup r WHERE r.model > n.model ORDER BY r.model LIMIT 1) FROM names n
+            WHERE n.model IS NOT NULL
+        )
+        SELECT model FROM names
+        WHERE model IS NOT NULL AND EXISTS (SELECT FROM audit_rollup r WHERE r.model = names.model AND r.bucket >= %(since)s)
+        ORDER BY 1 LIMIT %(limit)s
+        """,
+        since=_minute(since),
+        limit=MAX_MODELS,
+    )
     return [name for (name,) in rows]
 
 

@@ -12,6 +12,9 @@ to sorted JSON. Digests are base64url without padding.
     a{t,p} actor: type and pseudonym of the month      bt{id,n,i} batch: id, rows, first row
     tr trace id            err what went wrong, only when something did
 
+`t` of a call is "prediction", "refusal" (it never came to a model) or "read" (it asked about models: `vb` is status, metadata,
+openapi or list), and figures count the first two. Gateways before that kind wrote answered reads as predictions; such leaves stay.
+
 A prediction's leaf stays under 600 bytes, therefore what is usual is left out: `st` 200, `vb` "predict", and `sig`
 "serving_default" of a prediction. `tr` is base64url; `ct` and `ctx` are the first 22 characters (132 bits) of their digests:
 those two identify and do not bind. What was said is bound by the commitments, which are whole; a context by its own leaf in the

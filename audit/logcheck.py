@@ -2,11 +2,13 @@
 
 It reads one snapshot of the database and holds everything against everything: entries and tiles, tiles and roots, every checkpoint
 ever published and the tree, the directory outside and the tree, each leaf and its row, rows and leaves in number, rollups and
-their fold. An auditor who doesn't trust the operator uses `daybook-verify` instead.
+their fold. Signatures are checked with a key from outside the database: whoever can rewrite a log can sign it anew and write the
+new key beside it, so what the database says of its key is one more claim to check. An auditor who doesn't trust the operator uses
+`daybook-verify` instead.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -53,9 +55,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """node and pseudonym: callers of that node's leaves are checked too. figures: compare rollups with their fold."""
+    """vkeys: (where it stands, the log's vkey) from every place but the database, the most trusted first; all must be the same.
+
+    node and pseudonym: callers of that node's leaves are checked too. figures: compare rollups with their fold.
+    """
 
     origin: str
+    vkeys: Sequence[tuple[str, str]] = ()
     node: str = ""
     pseudonym: Pseudonym | None = None
     figures: bool = True
@@ -106,8 +112,7 @@ class LogCheck:
 
     def _checkpoints(self, size: int, signed_size: int) -> dict[int, list[tuple[str, bytes]]]:
         """Roots that must come up, by size: every checkpoint ever published, and the one in the directory."""
-        row = self._connection.execute("SELECT vkeys FROM audit_sealerstatus WHERE id = 1").fetchone()
-        vkey = row[0].split("\n")[0] if row else None
+        vkey = self._vkey()
         stored = self._connection.execute("SELECT size, note FROM audit_checkpoint").fetchall()
         notes = [("the published checkpoint", note) for _, note in stored]
         if (note := self._outside_note) is not None:
@@ -134,6 +139,22 @@ class LogCheck:
         if signed_size not in {size for size, _ in stored} | {0}:
             self._report.add(f"the head says that {signed_size} leaves are published, but there is no such checkpoint")
         return expected
+
+    def _vkey(self) -> str | None:
+        """The key that everything must be signed with; what says another one is a problem of its own."""
+        row = self._connection.execute("SELECT vkeys FROM audit_sealerstatus WHERE id = 1").fetchone()
+        claims = list(self._options.vkeys)
+        if row is not None:
+            claims.append(("the database", row[0].split("\n")[0]))
+        if not claims:
+            return None
+        trusted_by, vkey = claims[0]
+        if not self._options.vkeys:
+            self._report.add("no place outside the database says what the log's key is: give the one that you know with --vkey")
+        for place, claimed in claims[1:]:
+            if claimed != vkey:
+                self._report.add(f"{place} says that the log's key is {claimed[:120]}, {trusted_by} {vkey}")
+        return vkey
 
     def _take_checkpoints(self, expected: dict[int, list[tuple[str, bytes]]], size: int) -> None:
         for name, root in expected.pop(size, ()):

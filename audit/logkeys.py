@@ -42,3 +42,13 @@ def load_signers(directory: Path, origin: str, *, post_quantum: bool, may_create
     except BadKeyFile as error:
         raise MissingKey(str(error)) from error
     return signers
+
+
+def find_vkey(directory: Path, origin: str) -> str | None:
+    """The public half of the log's key as its vkey line; None where the key isn't kept. Raises MissingKey for a bad file."""
+    try:
+        return Ed25519Signer(origin, load_ed25519(directory / ED25519_FILE)).vkey
+    except FileNotFoundError:
+        return None
+    except (BadKeyFile, OSError) as error:
+        raise MissingKey(str(error)) from error

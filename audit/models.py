@@ -20,7 +20,7 @@ class Record(models.Model):
     ts = models.DateTimeField()
     id = models.UUIDField()
     leaf_hash = models.BinaryField(max_length=32)
-    kind = models.TextField(db_default="prediction")  # prediction, refusal, act, system
+    kind = models.TextField(db_default="prediction")  # prediction, refusal, read, act, system
     protocol = models.TextField(db_default="")
     verb = models.TextField(db_default="")
     model = models.TextField(db_default="")
@@ -64,6 +64,8 @@ class Record(models.Model):
             models.Index(fields=("user_name", "ts"), name="audit_record_user_ts"),  # people's own records
             models.Index(fields=("ts",), name="audit_record_not_ok_ts", condition=~models.Q(outcome="ok")),
             HashIndex(fields=("trace",), name="audit_record_trace"),
+            models.Index(fields=("model", "ts"), name="audit_record_act_model_ts", condition=models.Q(kind="act")),
+            models.Index(fields=("ts",), name="audit_record_act_ts", condition=models.Q(kind="act")),
         )
 
     def __str__(self) -> str:

@@ -41,6 +41,13 @@ class OutsideLog:
         except FileNotFoundError:
             return None
 
+    def read_vkey(self) -> str | None:
+        """The key as it was published, None when it never was."""
+        try:
+            return (self.directory / VKEY).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
     def read_tile(self, level: int, n: int, width: int) -> bytes:
         """A tile or bundle at a published width. Raises BadTile when no file holds that much of it."""
         for candidate in dict.fromkeys((width, WIDTH)):

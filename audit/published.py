@@ -4,9 +4,11 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from uuid import UUID
 
-from . import merkle
+from . import merkle, verifier
 from .models import Checkpoint, LogHead, LogLeaf, LogTile, Outbox
 from .tiles import ENTRIES, WIDTH, BadTile, cut, decode_entries, node_reader, tile_width
 
@@ -36,6 +38,12 @@ class Proof:
         """`c2sp.org/tlog-proof@v1`, what `daybook-verify proof` reads."""
         lines = [PROOF_HEADER, f"index {self.index}", *(b64encode(value).decode() for value in self.hashes)]
         return "\n".join(lines) + "\n\n" + self.published.note
+
+
+@cache
+def verifier_source() -> bytes:
+    """`daybook-verify` as the one file that it is."""
+    return Path(verifier.__file__).read_bytes()
 
 
 def find_checkpoint() -> Published | None:

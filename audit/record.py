@@ -10,6 +10,11 @@ import msgspec
 
 Outcome = Literal["ok", "rejected", "model_error", "timeout", "cancelled", "unavailable", "too_many", "stream_aborted", "cached", "shadow"]
 
+CALL_KINDS = ("prediction", "refusal", "read")
+"""What a record of a call is: it came to a model, it was refused before that, or it only asked about models."""
+
+READ_VERBS = frozenset({"status", "metadata", "openapi", "list"})
+
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One call, answered or refused. Times are int µs (UTC for `received_us`), sizes are bytes, digests are raw 32 bytes.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from .contexts import Line, TimingBar, lines, record_url, records_url, timing_ba
 from .errors import PayloadElsewhere, PayloadErased, PayloadUnavailable
 from .models import LogLeaf, Record
 from .published import Proof
+from .record import CALL_KINDS
 from .search import quote
 from .tiles import BadTile
 from .verifier import BadProof, hash_children, verify_inclusion
@@ -117,6 +119,7 @@ class RecordPage:
     leaf_bytes: int
     proof: DrawnProof | None
     commands: tuple[Command, ...]
+    receipt_command: str
     thread: tuple[Line, ...]  # what happened to the record later
     url: str
     around_url: str
@@ -131,7 +134,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
     proof = _find_proof(record)
     drawn = draw_proof(proof, leaf) if proof else None
     faults = tuple(find_faults(record, leaf, place, drawn))
-    is_call = record.kind in ("prediction", "refusal")
+    is_call = record.kind in CALL_KINDS
     subject = words.subject(record)
     answer, behind_answer = words.answer(record)
     return RecordPage(
@@ -142,7 +145,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
         kind=words.outcome_kind(record.outcome),
         answer=answer,
         behind_answer=behind_answer,
-        explanation=words.EXPLANATIONS.get(record.outcome, "") if is_call else "",
+        explanation=words.explanation(record) if is_call else "",
         caller=words.caller(record),
         seal="broken" if faults else "sealed" if proof else "durable",
         index=place.index if place else None,
@@ -154,6 +157,7 @@ def record_page(record: Record, user: Viewer, *, show_content: bool, address: st
         leaf_bytes=len(leaf or b""),
         proof=drawn,
         commands=tuple(_commands(record, is_sealed=proof is not None)),
+        receipt_command=f"daybook-verify receipt --keys keys.json --leaf {_file_name(record)}.leaf receipt.txt",
         thread=tuple(_thread(record, user)),
         url=record_url(record.id),
         around_url=_around_url(record),
@@ -248,13 +252,13 @@ def _groups(record: Record, sees_all: bool) -> list[Group]:
         Group(
             "What",
             _known(
-                Fact("Model", record.model if record.kind in ("prediction", "refusal") else "", "link", records_url(model)),
+                Fact("Model", record.model if record.kind in CALL_KINDS else "", "link", records_url(model)),
                 Fact("Version", "" if record.version is None else str(record.version), "link", records_url(f"{model}@{record.version}")),
                 Fact("Signature", record.signature, "mono"),
                 Fact("Artifact", bytes(record.artifact).hex() if record.artifact else "", "digest"),
                 Fact("Protocol", words.PROTOCOLS.get(record.protocol, record.protocol)),
                 Fact("Verb", record.verb),
-                Fact("Answer", record.answer),
+                Fact("Note" if record.kind == "act" else "Answer", record.answer),
                 Fact("Rows", f"{record.rows:,}" if record.rows else ""),
                 Fact("Request", f"{record.request_bytes:,} bytes" if record.request_bytes else ""),
                 Fact("Response", f"{record.response_bytes:,} bytes" if record.response_bytes else ""),
@@ -296,7 +300,7 @@ def _batch(record: Record) -> str:
 
 
 def _content(record: Record, user: Viewer, leaf: bytes | None, *, show: bool, address: str) -> Content:
-    if record.kind not in ("prediction", "refusal"):
+    if record.kind not in CALL_KINDS:
         return Content("none")
     if not record.segment:
         return Content("none", "This record has no stored payload.")
@@ -340,7 +344,7 @@ def _commands(record: Record, *, is_sealed: bool) -> list[Command]:
     if not is_sealed:
         return []
     proof, entry = reverse("audit:log-proof", args=[record.id]), reverse("audit:log-entry", args=[record.id])
-    name = str(record.id)[:8]
+    name = _file_name(record)
     return [
         Command(
             f"Fetch the log's public key (once, and compare it with what you know of {urlsplit(base).netloc})",
@@ -351,6 +355,11 @@ def _commands(record: Record, *, is_sealed: bool) -> list[Command]:
         ),
         Command("Check them offline", f"daybook-verify proof --vkey log.vkey --leaf {name}.leaf {name}.tlog-proof"),
     ]
+
+
+def _file_name(record: Record) -> str:
+    """What the files of a record are called in commands, before their ending."""
+    return str(record.id)[:8]
 
 
 def _thread(record: Record, user: Viewer) -> list[Line]:
@@ -376,6 +385,13 @@ def verify_page(site_url: str, *, is_public: bool) -> dict[str, object]:
     key = "" if is_public else ' -H "Authorization: Bearer $DAYBOOK_API_KEY"'
     return {
         "is_public": is_public,
+        "get": (
+            f"curl -fsSO {base}{reverse('audit:log-verifier')}\n"
+            "sha256sum daybook-verify.py  # compare it with the digest given here and elsewhere\n"
+            "python3 -m pip install cryptography\n"
+            "alias daybook-verify='python3 daybook-verify.py'"
+        ),
+        "verifier_sha256": sha256(published.verifier_source()).hexdigest(),
         "one": (
             f"curl -fsS {base}/log/vkey -o log.vkey\n"
             f"curl -fsS{key} {base}/log/entry/$RECORD -o record.leaf\n"

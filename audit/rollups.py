@@ -17,6 +17,8 @@ from .sketch import Sketch
 from .tiles import ENTRIES, WIDTH, decode_entries
 
 CALLS = frozenset({"prediction", "refusal"})
+"""The leaves that figures count. Reads are calls that nobody asked a model with: counted, a client that polls a status every second
+would be most of the traffic and pull its latency down to the gateway's own."""
 NO_VERSION = -1
 
 _MINUTE_US = 60_000_000
@@ -95,7 +97,7 @@ def _storable(text: str) -> str:
 
 @dataclass(slots=True)
 class Fold:
-    """What a run of leaves adds up to. `events` are the leaves that aren't calls, for whoever reads them."""
+    """What a run of leaves adds up to. `events` are the leaves that no figure counts, for whoever reads them."""
 
     cells: dict[Key, Cell] = field(default_factory=dict)
     events: list[bytes] = field(default_factory=list)

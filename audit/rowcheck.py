@@ -15,7 +15,7 @@ import orjson
 
 from .entries import caller_name
 from .leaves import DEFAULT_SIGNATURE, DEFAULT_VERB
-from .rollups import CALLS
+from .record import CALL_KINDS
 from .rowformat import LEAF_ERROR_LIMIT
 
 # The columns that `differences` wants of a row.
@@ -56,7 +56,7 @@ def _expected(said: dict[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {"id": UUID(said["id"]), "ts": _EPOCH + timedelta(microseconds=said["ts"])}
     if kind == "act":
         return {**columns, "kind": "act", "verb": said["act"], "model": said["on"], "actor_type": said["a"]["t"]}
-    if kind not in CALLS:
+    if kind not in CALL_KINDS:
         return {**columns, "kind": "system", "verb": kind, "node": said["node"]}
     latency, sizes, batch = said["lat"], said["n"], said.get("bt", {})
     trace = said.get("tr")

@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from uuid import UUID
 
+from .record import CALL_KINDS
+
 MAX_LENGTH = 1_000
 MAX_TERMS = 30
 OUTCOMES = (
@@ -30,7 +32,7 @@ OUTCOMES = (
     "cached",
     "shadow",
 )
-KINDS = ("prediction", "refusal", "act", "system")
+KINDS = (*CALL_KINDS, "act", "system")
 
 
 class SearchError(ValueError):

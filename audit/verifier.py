@@ -5,7 +5,8 @@ and no algorithm with the programs that write the log. Everything it accepts is 
 it with --vkey or --keys; get those once, over a way that you trust.
 
     daybook-verify proof      --vkey FILE --leaf FILE PROOF      a record is in the log
-    daybook-verify receipt    --keys FILE [--leaf FILE] RECEIPT  an answer's receipt is a promise of this log
+    daybook-verify receipt    --keys FILE [--leaf FILE] RECEIPT  an answer's receipt is a promise of this log;
+                                                                 with --leaf also that it is of the record which it names
     daybook-verify checkpoint --vkey FILE CHECKPOINT             a checkpoint was signed by the log
     daybook-verify log        --vkey FILE DIR                    a whole copied log: every entry, every tile, the checkpoint
 
@@ -339,8 +340,13 @@ def parse_receipt(data: bytes) -> Receipt:
     return Receipt(key_id, origin, record_id, leaf_hash, time_us, merge_delay_s, index, size, path, signature)
 
 
-def verify_receipt(receipt: Receipt, public_keys: Sequence[bytes]) -> None:
-    """Check the receipt under whichever of the keys has its id. Raises BadProof."""
+def verify_receipt(receipt: Receipt, public_keys: Sequence[bytes], leaf: bytes | None = None) -> None:
+    """Check the receipt under whichever of the keys has its id. Raises BadProof.
+
+    The signature covers the leaf's hash, not the record id beside it: only the leaf, which names its record, binds that one.
+    """
+    if leaf is not None:
+        _require_promised(receipt, leaf)
     for public in public_keys:
         if hashlib.sha256(b"daybook/receipt-key/v1\0" + public).digest()[:8] == receipt.key_id:
             break
@@ -360,6 +366,22 @@ def verify_receipt(receipt: Receipt, public_keys: Sequence[bytes]) -> None:
         Ed25519PublicKey.from_public_bytes(public).verify(receipt.signature, message)
     except (InvalidSignature, ValueError) as error:
         raise BadProof("the receipt's signature doesn't hold: it was changed, or is not of this log") from error
+
+
+def _require_promised(receipt: Receipt, leaf: bytes) -> None:
+    """The leaf is the promised one and names the receipt's record."""
+    if hash_leaf(leaf) != receipt.leaf_hash:
+        raise BadProof("the receipt is for another leaf")
+    try:
+        named = str(json.loads(leaf)["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadProof("the leaf names no record") from error
+    if named.replace("-", "").lower() != receipt.record_id.hex():
+        raise BadProof(f"the receipt names record {_uuid(receipt.record_id)}, its leaf record {named}: the receipt was changed")
+
+
+def _uuid(value: bytes) -> str:
+    return re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12})", r"\1-\2-\3-\4-\5", value.hex())
 
 
 def parse_receipt_keys(text: str) -> list[bytes]:
@@ -555,11 +577,13 @@ def _proof(options: argparse.Namespace) -> str:
 
 def _receipt(options: argparse.Namespace) -> str:
     receipt = parse_receipt(_base64(_read_text(options.receipt).strip(), "the receipt"))
-    if options.leaf is not None and hash_leaf(_read(options.leaf)) != receipt.leaf_hash:
-        raise BadProof("the receipt is for another leaf")
-    verify_receipt(receipt, parse_receipt_keys(_read_text(options.keys)))
-    record = re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12})", r"\1-\2-\3-\4-\5", receipt.record_id.hex())
-    return f"{receipt.origin} promises leaf {receipt.leaf_hash.hex()} of record {record} within {receipt.merge_delay_s} s"
+    leaf = _read(options.leaf) if options.leaf is not None else None
+    verify_receipt(receipt, parse_receipt_keys(_read_text(options.keys)), leaf)
+    promise = f"{receipt.origin} promises leaf {receipt.leaf_hash.hex()} within {receipt.merge_delay_s} s"
+    record = _uuid(receipt.record_id)
+    if leaf is None:
+        return f"{promise}; that it is of record {record} is NOT checked: only its leaf says so, give it with --leaf"
+    return f"{promise}, of record {record}"
 
 
 def _checkpoint(options: argparse.Namespace) -> str:
@@ -597,7 +621,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     receipt = commands.add_parser("receipt", help="an answer's receipt is a promise of this log")
     receipt.add_argument("--keys", type=Path, required=True, help="file as /log/receipt-keys gives it")
-    receipt.add_argument("--leaf", type=Path, help="file with the leaf's bytes: is it the one promised?")
+    receipt.add_argument("--leaf", type=Path, help="file with the leaf's bytes: is it the one promised, of the record named?")
     receipt.add_argument("receipt", type=Path, metavar="RECEIPT", help="file with the Daybook-Receipt header's value")
     receipt.set_defaults(check=_receipt)
 

@@ -122,6 +122,14 @@ def receipt_keys(request: HttpRequest) -> HttpResponse:
     return response
 
 
+@require_safe
+def verifier_file(request: HttpRequest) -> HttpResponse:
+    """The verifier as one file, for who has nothing of Daybook: to be read before it is believed."""
+    response = _text(published.verifier_source().decode())
+    response["Content-Disposition"] = 'attachment; filename="daybook-verify.py"'
+    return response
+
+
 def _entries_public() -> bool:
     return bool(settings.LOG_ENTRIES == "public")
 

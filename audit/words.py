@@ -47,6 +47,13 @@ def outcome(record: Record) -> str:
     return OUTCOMES.get(record.outcome, record.outcome.replace("_", " "))
 
 
+def explanation(record: Record) -> str:
+    """What the outcome of a call means, in a sentence."""
+    if record.kind == "read" and record.outcome in ANSWERED:
+        return "The gateway said what it knows of its models; none of them was asked."
+    return EXPLANATIONS.get(record.outcome, "")
+
+
 def outcome_kind(name: str) -> str:
     """`ok`, `warn` (the caller's side) or `fail` (ours), the shapes of the site."""
     if name in ANSWERED:
@@ -58,6 +65,8 @@ def caller(record: Record) -> str:
     """Who called, shortest name first: application, person, key, address."""
     if record.kind == "system":
         return record.node
+    if record.kind == "act":
+        return record.user_name  # its application, if any, is what was acted on
     if record.actor_type == "try-it":
         return f"{record.user_name or 'visitor'}, trying it"
     if record.application:
@@ -75,13 +84,24 @@ def act(record: Record) -> str:
 
 
 def subject(record: Record) -> str:
-    """What the record is about: `digits@3`, or the act's name."""
+    """What the record is about: `digits@3`; for reads and acts what was done, then to what."""
     if record.kind in ("act", "system"):
-        on = record.model[:8] if _ID.fullmatch(record.model) else record.model
+        on = _acted_on(record)
         return f"{act(record)}, {on}" if on else act(record)
-    if not record.model:
-        return "no model"
+    if record.kind == "read":
+        return f"{record.verb}, {_name(record)}" if record.model else f"{record.verb} of models"
+    return _name(record) if record.model else "no model"
+
+
+def _name(record: Record) -> str:
     return record.model if record.version is None else f"{record.model}@{record.version}"
+
+
+def _acted_on(record: Record) -> str:
+    """A record by the start of its id, an application by the name that only the row knows."""
+    if record.application and record.model.startswith("application "):
+        return record.application
+    return record.model[:8] if _ID.fullmatch(record.model) else record.model
 
 
 # What a gateway writes behind a label: its score, and how many more rows were asked ("seven 0.98 (+19)").

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from audit.charts import Sparkline, sparkline
-from audit.figures import Summary, summary
+from audit.figures import SealedCalls, Summary, sealed_calls, summary
 
 from . import markdown
 from .access import may_edit
@@ -135,6 +135,7 @@ class ModelPage:
     callable_name: str
     day: Summary
     month: Summary
+    sealed: SealedCalls  # of the month
     spark: Sparkline | None
     may_edit: bool
     may_try: bool  # without signing in first
@@ -180,6 +181,7 @@ def model_page(user: Any, entry: Entry, *, pin: str, now: datetime) -> ModelPage
         callable_name=f"{entry.slug}@{entry.default_version}" if entry.default_version is not None else entry.slug,
         day=summary(entry.slug, now - timedelta(days=1), now),
         month=month,
+        sealed=sealed_calls(entry.slug, now - timedelta(days=DAYS), now),
         spark=sparkline(calls, f"calls a day, {DAYS} days") if any(calls) else None,
         may_edit=may_edit(user, entry),
         may_try=user.is_authenticated or entry.access == Entry.Access.OPEN,
@@ -213,7 +215,7 @@ def use_section(
         return None
     body = _example_body(signatures, examples)
     ready = [row.version for row in versions if row.state == "AVAILABLE"]
-    version = int(pin) if pin.isascii() and pin.isdigit() and int(pin) in ready else None
+    version = next((number for number in ready if str(number) == pin), None)  # compared as text: digits may be of any length
     label = pin if pin in entry.labels else ""
     url = predict_url(settings.GATEWAY_URL, entry.slug, version=version, label=label)
     names = ["", *sorted(entry.labels), *map(str, ready)]

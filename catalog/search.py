@@ -30,6 +30,7 @@ FIELD_FACETS = ("kind", "access", "state", "lifecycle")
 FACETS = (*TAG_FACETS, *FIELD_FACETS)
 SORTS = {"relevance": "Best match", "calls": "Most called", "newest": "Newest", "name": "Name"}
 PAGE_SIZE = 20
+LAST_PAGE = 100_000
 MAX_QUERY = 200
 MAX_ALIKE = 60
 _CARD_CHARS = 50_000
@@ -100,7 +101,7 @@ class Search:
             text=query.get("q", "").replace("\0", "").strip()[:MAX_QUERY],
             chosen={facet: values for facet, values in chosen.items() if values},
             sort=sort if sort in SORTS else "relevance",
-            page=min(int(page), 100_000) if page.isascii() and page.isdigit() and int(page) > 0 else 1,
+            page=_page_number(page),
         )
 
     def as_query(self) -> str:
@@ -124,6 +125,13 @@ class Search:
     @property
     def is_empty(self) -> bool:
         return not self.text and not self.chosen
+
+
+def _page_number(text: str) -> int:
+    """From 1 to `LAST_PAGE`; int() refuses more than 4,300 digits, so length is looked at first."""
+    if not (text.isascii() and text.isdigit()):
+        return 1
+    return max(1, min(int(text), LAST_PAGE)) if len(text) <= 18 else LAST_PAGE
 
 
 # Finding

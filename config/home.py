@@ -210,7 +210,8 @@ def _called(user: Any, applications: Sequence[str], since: datetime) -> Sequence
     if not applications:
         return []
     name = user.get_username()
-    records = Record.objects.filter(application__in=applications, user_name=name, ts__gte=since).order_by("-ts", "-id")
+    calls = Record.objects.filter(kind__in=("prediction", "refusal"), application__in=applications, user_name=name, ts__gte=since)
+    records = calls.order_by("-ts", "-id")
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     try:
         with time_limit(1_000):
@@ -227,13 +228,20 @@ def _called(user: Any, applications: Sequence[str], since: datetime) -> Sequence
     return found
 
 
+def _acts(since: datetime, now: datetime) -> Sequence[Record]:
+    try:
+        with time_limit(1_000):
+            return list(Record.objects.filter(kind="act", ts__gte=since, ts__lt=now).order_by("-ts", "-id")[:ACT_LIMIT])
+    except SearchTooBroad:
+        return []
+
+
 def _audited(since: datetime, now: datetime) -> Audited:
     today = figures.summary(None, since, now)
-    acts = Record.objects.filter(kind="act", ts__gte=since, ts__lt=now).order_by("-ts", "-id")[:ACT_LIMIT]
     return Audited(
         today=today,
         change=_change(today, figures.summary(None, since - timedelta(days=1), since)),
         failed_url=records_url(f"outcome:{','.join(FAILED)} since:24h"),
-        acts=tuple(lines(list(acts))),
+        acts=tuple(lines(_acts(since, now))),
         acts_url=records_url("kind:act"),
     )

@@ -66,7 +66,7 @@ def seed_people(file: Path, *, say: Say) -> None:
                 user.set_password(password)
                 user.save(update_fields=["password"])
                 user.groups.add(Group.objects.get(name=role))
-                record_act(kind="user.password", actor=ACTOR, subject=role, details={"roles": role})
+                record_act(kind="user.password", actor=ACTOR, subject=f"user {user.pk}", details={}, note=f"made, in the role {role}")
             say(f"made the user {role}")
         passwords[role] = password
     write_private(file, "".join(f"{role:<10} {password}\n" for role, password in passwords.items()))

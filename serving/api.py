@@ -118,7 +118,7 @@ class ApplicationViewSet(viewsets.ViewSet):
 
     permission_classes = (IsAuthenticated,)
     serializer_class = ApplicationSerializer
-    lookup_value_regex = "[0-9]+"
+    lookup_value_regex = "[0-9]{1,18}"  # what a bigint holds
 
     @extend_schema(responses=ApplicationSerializer(many=True))
     def list(self, request: Request) -> Response:

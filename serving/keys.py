@@ -27,19 +27,24 @@ class InvalidKey(ValueError):
     """What was asked for can't be a key; the message names the field, the value and what was expected."""
 
 
+def _subject(application: Application) -> str:
+    """How leaves, which are for ever and for everybody, call it: its name may be a person's, or say what somebody works on."""
+    return f"application {application.pk}"
+
+
 def create_application(*, name: str, owner: Any, actor: str) -> Application:
     with transaction.atomic():
         application = Application.objects.create(name=name, owner=owner)
-        record_act(kind="application.created", actor=actor, subject=name, details={})  # a leaf is for ever: no names in it
+        record_act(kind="application.created", actor=actor, subject=_subject(application), details={}, application=name)
     return application
 
 
 def delete_application(*, application: Application, actor: str) -> None:
     """Delete it with its keys, which stop working within a second."""
     with transaction.atomic():
-        keys = application.keys.count()
+        keys, subject = application.keys.count(), _subject(application)
         application.delete()
-        record_act(kind="application.deleted", actor=actor, subject=application.name, details={"keys": keys})
+        record_act(kind="application.deleted", actor=actor, subject=subject, details={"keys": keys}, application=application.name)
         publish()
 
 
@@ -79,7 +84,8 @@ def issue_key(
             kind="key.issued",
             actor=actor,
             subject=key.prefix,
-            details={"application": application.name, "owner": application.owner.get_username(), "scopes": " ".join(scopes)},
+            details={"application": application.pk, "scopes": " ".join(scopes)},
+            application=application.name,
         )
         publish()
     return key, text
@@ -98,7 +104,13 @@ def rotate_key(*, key: APIKey, actor: str, overlap: timedelta = timedelta(hours=
             requests_per_second=key.requests_per_second,
             concurrency=key.concurrency,
         )
-        record_act(kind="key.rotated", actor=actor, subject=key.prefix, details={"successor": successor.prefix})
+        record_act(
+            kind="key.rotated",
+            actor=actor,
+            subject=key.prefix,
+            details={"successor": successor.prefix},
+            application=key.application.name,
+        )
         publish()
     return successor, text
 
@@ -107,7 +119,14 @@ def revoke_key(*, key: APIKey, actor: str) -> None:
     """End a key. Revoking a revoked one changes nothing."""
     with transaction.atomic():
         if APIKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
-            record_act(kind="key.revoked", actor=actor, subject=key.prefix, details={"application": key.application.name})
+            application = key.application
+            record_act(
+                kind="key.revoked",
+                actor=actor,
+                subject=key.prefix,
+                details={"application": application.pk},
+                application=application.name,
+            )
             publish()
 
 

@@ -84,7 +84,7 @@ def create_deployment(
         catalog_services.publish_served_entry(
             name=name, actor=actor, summary=summary, access=access, tags=list(tags), class_names=list(answer_labels)
         )
-        record_act(kind="deployment.created", actor=actor, subject=name, details={"base_path": path, "policy": deployment.policy})
+        record_act(kind="deployment.created", actor=actor, subject=name, details={"policy": deployment.policy}, note=path)
         publish()
         transaction.on_commit(_nudge_workers)
     return deployment
@@ -111,8 +111,9 @@ def change_deployment(*, deployment: Deployment, actor: str, anywhere: bool = Fa
         for field, value in changes.items():
             setattr(deployment, field, value)
         deployment.save(update_fields=[*changes, "updated_at"])
-        details = {field: str(value)[:200] for field, value in changes.items()}
-        record_act(kind="deployment.changed", actor=actor, subject=deployment.name, details=details)
+        # Where models lie is the operator's business: paths stand in the row, never in a leaf.
+        details = {field: "changed" if field == "base_path" else str(value)[:200] for field, value in changes.items()}
+        record_act(kind="deployment.changed", actor=actor, subject=deployment.name, details=details, note=changes.get("base_path", ""))
         publish()
         transaction.on_commit(_nudge_workers)
     return deployment
@@ -123,7 +124,7 @@ def remove_deployment(*, deployment: Deployment, actor: str) -> None:
     with transaction.atomic():
         Deployment.objects.filter(pk=deployment.pk).delete()
         catalog_services.retire(name=deployment.name, actor=actor)
-        record_act(kind="deployment.removed", actor=actor, subject=deployment.name, details={"base_path": deployment.base_path})
+        record_act(kind="deployment.removed", actor=actor, subject=deployment.name, details={}, note=deployment.base_path)
         publish()
         transaction.on_commit(_nudge_workers)
 
@@ -175,8 +176,8 @@ def _take_down_fault(worker: WorkerState, deployment: Deployment, status: ModelS
     ModelFault.objects.filter(worker=worker, deployment=deployment).delete()
     if status.error_code != "OK":
         ModelFault.objects.create(worker=worker, deployment=deployment, error_code=status.error_code, error_message=status.error_message)
-    details = {"worker": worker.worker_id, "error": f"{status.error_code}: {status.error_message}"[:300]}
-    record_act(kind="model.directory", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
+    details = {"worker": worker.worker_id, "error": status.error_code}  # the message names paths
+    record_act(kind="model.directory", actor=f"worker:{worker.node}", subject=deployment.name, details=details, note=status.error_message)
 
 
 def _take_down_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, status: VersionStatus) -> None:
@@ -196,12 +197,13 @@ def _take_down_version(worker: WorkerState, deployment: Deployment, state: Versi
     )
     details = {"version": status.version, "worker": worker.worker_id, "state": fields["state"]}
     if status.error_code != "OK":
-        details |= {"error": f"{status.error_code}: {status.error_message}"[:300]}
+        details |= {"error": status.error_code}
     if status.state == "AVAILABLE":
         details |= {"artifact": status.artifact}
         catalog_services.record_version(name=deployment.name, version=status.version, artifact=status.artifact, signatures=signatures)
     if state is None or (state.state, state.error_code) != (status.state, status.error_code):
-        record_act(kind="version.state", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
+        actor = f"worker:{worker.node}"
+        record_act(kind="version.state", actor=actor, subject=deployment.name, details=details, note=status.error_message)
 
 
 def _signature(status: VersionStatus, name: str) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class Exchange:
             received_us=ids.time_us(self.record_id),
             protocol="try_it" if caller.actor_type == "try-it" else "tfs_rest",
             verb=self.verb,
-            model=self.model,
+            # Callers invent names, and figures are kept by name: what isn't served here stands in the error's text only.
+            model=self.model if self.target is not None else "",
             version=self.version,
             signature=self.signature,
             context=servable.context if servable is not None else None,
@@ -197,4 +198,11 @@ def _row_in_words(row: Any, labels: tuple[str, ...]) -> str:
     value = values[0]
     if labels and values.dtype.kind in "iu" and 0 <= int(value) < len(labels):
         return labels[int(value)]
-    return f"{float(value):.4g}" if values.dtype.kind == "f" else str(value)
+    return _number_in_words(value)
+
+
+def _number_in_words(value: Any) -> str:
+    """The shortest text that gives the same value in its own precision."""
+    if isinstance(value, np.floating) and 1e-4 <= abs(value) < 1e16:
+        return np.format_float_positional(value, unique=True, trim="-")
+    return str(value).removesuffix(".0")

@@ -237,11 +237,17 @@ def cut_reply(request_id: bytes, token: int, frame: Buffer) -> Iterator[tuple[by
 
 
 class ReplyJoiner:
-    """Puts cut replies together. Belongs to one reader; holds at most `max_open` unfinished ones (a worker may die within)."""
+    """Puts cut replies together. Belongs to one reader.
 
-    def __init__(self, max_open: int = 64) -> None:
+    A worker may die within a reply, and nobody ever finishes it. At most `max_open` unfinished ones of `max_open_bytes` together are
+    held, or the newest alone where it is longer; what got no piece for the longest time is forgotten first.
+    """
+
+    def __init__(self, max_open: int = 64, max_open_bytes: int = 256 << 20) -> None:
         self._open: OrderedDict[tuple[bytes, int], tuple[bytearray, set[int]]] = OrderedDict()
+        self._open_bytes = 0
         self._max_open = max_open
+        self._max_open_bytes = max_open_bytes
 
     def add(self, part: bytes, *, max_bytes: int) -> bytes | None:
         """The whole frame when this was its last missing piece. Raises FrameError for a piece that doesn't fit."""
@@ -253,15 +259,27 @@ class ReplyJoiner:
             raise FrameError(f"reply of {length} bytes, at most {max_bytes} are taken")
         if count != -(-length // REPLY_PART_BYTES) or index >= count or len(part) - _part.size != min(REPLY_PART_BYTES, length - start):
             raise FrameError(f"part {index} of {count} with {len(part)} bytes doesn't fit a reply of {length}")
-        whole, seen = self._open.setdefault((request_id, token), (bytearray(length), set()))
+        whole, seen = self._find_or_open((request_id, token), length)
+        if len(whole) != length:
+            raise FrameError(f"part {index} is of a reply of {length} bytes, others of {len(whole)}")
         whole[start : start + REPLY_PART_BYTES] = memoryview(part)[_part.size :]
         seen.add(index)
         if len(seen) < count:
-            while len(self._open) > self._max_open:
-                self._open.popitem(last=False)
             return None
         del self._open[request_id, token]
+        self._open_bytes -= length
         return bytes(whole)
+
+    def _find_or_open(self, key: tuple[bytes, int], length: int) -> tuple[bytearray, set[int]]:
+        if (found := self._open.get(key)) is not None:
+            self._open.move_to_end(key)
+            return found
+        while self._open and (len(self._open) >= self._max_open or self._open_bytes + length > self._max_open_bytes):
+            _, (forgotten, _) = self._open.popitem(last=False)
+            self._open_bytes -= len(forgotten)
+        self._open_bytes += length
+        opened = self._open[key] = (bytearray(length), set())
+        return opened
 
 
 def part_request_id(part: bytes) -> bytes:

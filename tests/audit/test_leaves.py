@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import entries, ids, journal, leaves, payloads, rowformat
+from audit.record import Call
 from tests.audit.calls import MASTER_KEY, make_call, make_refusal, make_time_id
 
 KEY = payloads.SealingKey(bytes(16), payloads.hmac_pads(bytes(32)))
@@ -82,6 +84,14 @@ def test_a_leaf_of_a_refusal_says_why_and_how_many() -> None:
     assert (leaf["t"], leaf["o"], leaf["st"], leaf["cnt"]) == ("refusal", "too_many", 429, 17)
     assert leaf["err"] == "x" * 120
     assert not {"c", "ct", "bt"} & leaf.keys()
+
+
+@pytest.mark.parametrize("verb", ["status", "metadata", "openapi", "list"])
+@pytest.mark.parametrize("make", [make_call, make_refusal])
+def test_the_leaf_of_a_question_about_models_is_a_read(verb: str, make: Callable[..., Call]) -> None:
+    leaf = json.loads(bytes(encode(make(verb=verb, signature="")).leaf))
+    assert (leaf["t"], leaf["vb"]) == ("read", verb)
+    assert "sig" not in leaf
 
 
 def test_a_predictions_leaf_stays_under_600_bytes() -> None:

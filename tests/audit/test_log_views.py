@@ -3,7 +3,10 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -69,6 +72,31 @@ def test_the_served_log_verifies_offline_and_equals_the_directory(
     get_all(client, tmp_path / "fetched", 300)
     (tmp_path / "fetched/checkpoint").write_bytes(kept)
     assert verifier.verify_log(tmp_path / "fetched", KEYS).size == 300
+
+
+def test_the_verifier_and_what_it_checks_come_from_the_site(
+    connection: "psycopg.Connection[Any]", client: Client, tmp_path: Path, settings: Any
+) -> None:
+    """What an auditor does who has a browser and Python: fetch four files, compare a digest, run one of them."""
+    settings.LOG_ENTRIES = "public"
+    call = make_leaf_call()
+    ingest(connection, [call])
+    seal_all(open_log(connection, tmp_path / "log"))
+    record = id_text(call.record_id)
+    for path, name in (
+        ("daybook-verify.py", "daybook-verify.py"),
+        ("vkey", "vkey"),
+        (f"proof/{record}", "proof"),
+        (f"entry/{record}", "leaf"),
+    ):
+        (tmp_path / name).write_bytes(client.get(f"/log/{path}").content)
+    fetched = (tmp_path / "daybook-verify.py").read_bytes()
+    assert sha256(fetched).hexdigest() in client.get("/audit/verify/").content.decode()
+    command = [sys.executable, "-I", "daybook-verify.py", "proof", "--vkey", "vkey", "--leaf", "leaf", "proof"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.startswith("ok: leaf 0 is in daybook.test/log")) == (0, True), done.stderr
+    (tmp_path / "leaf").write_bytes((tmp_path / "leaf").read_bytes() + b" ")
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 1
 
 
 def test_content_types_and_caching(connection: "psycopg.Connection[Any]", client: Client, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import psycopg
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection as django_connection
+from django.template.loader import render_to_string
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from audit import database, ids
-from audit.models import Outbox, PayloadKey, Record
+from audit import database, figures, ids
+from audit.models import LogHead, Outbox, PayloadKey, Record
 from audit.record import Call
 from audit.scribe import Scribe, ScribeOptions
 from audit.store import PayloadStore
@@ -222,6 +224,18 @@ def test_the_dashboard_says_the_tree_size_and_leads_to_records(connection: Any, 
     assert '"calls": 1' in html  # the chart's data
 
 
+def test_only_what_a_checkpoint_covers_is_called_sealed(connection: Any, client: Client, auditor: User, tmp_path: Path) -> None:
+    ingest(connection, [make_leaf_call() for _ in range(5)])
+    seal_all(open_log(connection, tmp_path / "log"))
+    LogHead.objects.update(signed_size=3)
+    client.force_login(auditor)
+    html = get(client, "/audit/")
+    assert "3 leaves are sealed" in html
+    assert "2 wait to be sealed" in html
+    frame = {"tree": figures.tree_state(datetime.now(UTC)), "version": "1"}
+    assert "3 sealed leaves" in render_to_string("_components/foot.html", {"frame": frame})
+
+
 def test_an_empty_dashboard_says_what_to_do(client: Client, auditor: User) -> None:
     client.force_login(auditor)
     html = get(client, "/audit/")
@@ -252,6 +266,7 @@ def test_a_sealed_record_shows_its_proof_and_the_commands(connection: Any, clien
     assert html.count("data-side=") == 3
     assert f"/log/proof/{ids.text(calls[2].record_id)}" in html
     assert "daybook-verify proof --vkey log.vkey" in html
+    assert re.search(r"daybook-verify receipt --keys keys.json --leaf [0-9a-f]{8}\.leaf receipt.txt", html)
     assert 'data-kind="fail" role="alert"' not in html
 
 

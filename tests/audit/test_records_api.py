@@ -104,6 +104,7 @@ def test_lists_follow_who_may_see_them(connection: "psycopg.Connection[Any]", cl
         ({"after": "AAAA"}, "detail"),
         ({"limit": "0"}, "limit"),
         ({"limit": "501"}, "limit"),
+        ({"limit": "9" * 5_000}, "limit"),  # more digits than int() takes
         ({"limit": "many"}, "limit"),
     ],
 )

@@ -188,6 +188,32 @@ def test_figures_are_what_was_sealed(connection: "psycopg.Connection[Any]", tmp_
     assert figures.summary("unknown", NOON, until).p50_us is None
 
 
+@pytest.mark.django_db(transaction=True)
+def test_calls_are_sealed_as_far_as_a_checkpoint_was_signed(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    def sealed() -> tuple[int, int]:
+        found = figures.sealed_calls("half_plus_two", NOON, NOON + timedelta(hours=1))
+        return found.sealed, found.total
+
+    assert sealed() == (0, 0)
+    log = open_log(connection, tmp_path)
+    ingest(connection, [at(0), at(1), at(1, model="digits"), at(2, verb="status")])
+    assert sealed() == (0, 2)
+    log.seal()
+    assert sealed() == (0, 2)  # committed, not signed
+    log.publish()
+    assert sealed() == (2, 2)
+    ingest(connection, [at(3)])
+    assert sealed() == (2, 3)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_names_for_filters_are_those_called_lately(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    ingest(connection, [at(n, model=name) for n, name in ((-90, "old"), (0, "b"), (1, "a"), (2, "a"), (3, ""))])
+    seal_all(open_log(connection, tmp_path))
+    assert figures.models_called(NOON) == ["a", "b"]
+    assert figures.models_called(NOON - timedelta(hours=2)) == ["a", "b", "old"]
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(("step_s", "hours"), [(30, 1), (90, 1), (0, 1), (60, 24 * 365), (60, 0)])
 def test_grids_that_cannot_be_drawn_are_refused(step_s: int, hours: int) -> None:

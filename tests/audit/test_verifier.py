@@ -7,6 +7,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -187,7 +188,7 @@ def make_receipt(count: int = 5, index: int = 3) -> tuple[bytes, bytes, list[byt
     leaves = [leaf for _, leaf in encode(make_leaf_call() for _ in range(count))]
     signer = receipts.ReceiptSigner(ORIGIN)
     group = signer.sign([hash_leaf(leaf) for leaf in leaves], 1_795_000_000_000_000)
-    return group.receipt(index, bytes(range(16))), signer.public_key, leaves
+    return group.receipt(index, UUID(json.loads(leaves[index])["id"]).bytes), signer.public_key, leaves
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
@@ -200,28 +201,54 @@ def test_the_gateways_receipts_hold(count: int) -> None:
 
 
 def test_every_changed_byte_of_a_receipt_is_found() -> None:
-    data, public_key, _ = make_receipt()
-    record_id = range(1 + 8 + 1 + len(ORIGIN), 1 + 8 + 1 + len(ORIGIN) + 16)
+    data, public_key, leaves = make_receipt()
+    verifier.verify_receipt(verifier.parse_receipt(data), [public_key], leaves[3])
     for at in range(len(data)):
-        if at in record_id:
-            continue  # bound by the leaf, which says it too
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         with pytest.raises(verifier.BadProof):
-            verifier.verify_receipt(verifier.parse_receipt(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]), [public_key])
+            verifier.verify_receipt(verifier.parse_receipt(changed), [public_key], leaves[3])
     for cut in (b"", data[:-1], data + b"\x00", data[:40]):
         with pytest.raises(verifier.BadProof):
-            verifier.verify_receipt(verifier.parse_receipt(cut), [public_key])
+            verifier.verify_receipt(verifier.parse_receipt(cut), [public_key], leaves[3])
+
+
+def test_all_but_the_record_id_is_signed() -> None:
+    """Without the leaf the id is the one thing that a changed receipt may say otherwise."""
+    data, public_key, _ = make_receipt()
+    record_id = range(1 + 8 + 1 + len(ORIGIN), 1 + 8 + 1 + len(ORIGIN) + 16)
+    for at in set(range(len(data))) - set(record_id):
+        with pytest.raises(verifier.BadProof):
+            verifier.verify_receipt(verifier.parse_receipt(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]), [public_key])
+
+
+@pytest.mark.parametrize("leaf", [b"", b"[]", b"{}", b"7", b"\xff"])
+def test_a_leaf_that_names_no_record_is_refused(leaf: bytes) -> None:
+    signer = receipts.ReceiptSigner(ORIGIN)
+    receipt = verifier.parse_receipt(signer.sign([hash_leaf(leaf)], 1_795_000_000_000_000).receipt(0, bytes(16)))
+    with pytest.raises(verifier.BadProof, match="names no record"):
+        verifier.verify_receipt(receipt, [signer.public_key], leaf)
 
 
 def test_a_receipt_is_checked_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, public_key, leaves = make_receipt()
+    forged = data.replace(UUID(json.loads(leaves[3])["id"]).bytes, bytes(16))
     (tmp_path / "receipt").write_text(b64encode(data).decode() + "\n")
+    (tmp_path / "forged").write_text(b64encode(forged).decode())
     (tmp_path / "leaf").write_bytes(leaves[3])
     (tmp_path / "other").write_bytes(leaves[2])
     (tmp_path / "keys").write_text(json.dumps({"keys": [{"public_key": b64encode(public_key).decode()}]}))
-    status, line = run(capsys, "receipt", "--keys", tmp_path / "keys", "--leaf", tmp_path / "leaf", tmp_path / "receipt")
+
+    def check(receipt: str, *options: object) -> tuple[int, str]:
+        return run(capsys, "receipt", "--keys", tmp_path / "keys", *options, tmp_path / receipt)
+
+    status, line = check("receipt", "--leaf", tmp_path / "leaf")
     assert (status, line.startswith(f"ok: {ORIGIN} promises leaf")) == (0, True)
-    status, line = run(capsys, "receipt", "--keys", tmp_path / "keys", "--leaf", tmp_path / "other", tmp_path / "receipt")
-    assert (status, line) == (1, "FAILED: the receipt is for another leaf")
+    assert line.endswith(f", of record {json.loads(leaves[3])['id']}")
+    assert check("receipt", "--leaf", tmp_path / "other") == (1, "FAILED: the receipt is for another leaf")
+    status, line = check("forged", "--leaf", tmp_path / "leaf")
+    assert (status, line.startswith("FAILED: the receipt names record 00000000-0000-")) == (1, True)
+    status, line = check("forged")
+    assert (status, "record 00000000-0000-0000-0000-000000000000 is NOT checked" in line) == (0, True)
 
 
 def test_the_command_line_says_in_one_line_what_is_wrong(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,18 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from audit import acts, database, leaves, verifier
-from audit.checkpoint import Checkpoint, sign
+from audit import acts, database, figures, leaves, verifier
+from audit.checkpoint import Checkpoint, Ed25519Signer, parse, sign
 from audit.ids import new_id, text, time_us
 from audit.logkeys import ED25519_FILE, load_signers
 
@@ -115,6 +118,7 @@ def test_a_whole_log_holds_and_says_what_it_has(connection: "psycopg.Connection[
         ("UPDATE audit_loghead SET root = set_byte(root, 0, get_byte(root, 0) # 1)", "the head says another root"),
         ("UPDATE audit_checkpoint SET note = replace(note, '273', '272')", "doesn't hold: the signature"),
         ("DELETE FROM audit_checkpoint WHERE size = 275", "275 leaves are published, but there is no such checkpoint"),
+        ("UPDATE audit_sealerstatus SET vkeys = 'other+00000000+AAAA'", "the database says that the log's key is other+00000000+AAAA"),
         ("INSERT INTO audit_logleaf VALUES (900, gen_random_uuid(), '\\x00')", "place 900 is filled beyond the head"),
         ("INSERT INTO audit_record (ts, id, leaf_hash) VALUES (now(), gen_random_uuid(), '\\x00')", "came in behind the log's back"),
         ("UPDATE audit_rollup SET count = count + 1 WHERE outcome = 'timeout'", "aren't the fold of the log"),
@@ -127,6 +131,21 @@ def test_what_was_changed_is_named(connection: "psycopg.Connection[Any]", tamper
     connection.execute(tampering.encode())
     said = verify_broken()
     assert finding in said
+
+
+def test_reads_hold_and_change_no_figure(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    """A client that polls a model's status hasn't called it."""
+    since = datetime.now(UTC) - timedelta(hours=1)
+    before = replace(figures.summary(None, since), until=since, tree_size=0)
+    polls = [make_leaf_call(verb=verb, signature="", total_us=5) for verb in ("status", "metadata", "openapi", "list") for _ in range(20)]
+    polls.append(make_refusal(verb="status", signature="", count=50))
+    ingest(connection, polls)
+    signers = load_signers(tmp_path / "keys", ORIGIN, post_quantum=False, may_create=lambda: False)
+    seal_all(open_log(connection, tmp_path / "log", signers))
+    assert replace(figures.summary(None, since), until=since, tree_size=0) == before
+    assert "81 read" in verify()
+    connection.execute("UPDATE audit_record SET kind = 'prediction' WHERE verb = 'list'")
+    assert "kind differ" in verify_broken()
 
 
 def test_a_quarantined_record_counts_as_present(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
@@ -157,6 +176,40 @@ def test_the_directory_must_be_of_the_same_tree(connection: "psycopg.Connection[
     assert "holds no checkpoint" in verify_broken()
     path.write_text(note)
     assert verify(no_figures=True).startswith("ok: ")
+
+
+def forge(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    """Sign every checkpoint anew with another key, and say in the database and in LOG_DIR that it is the log's."""
+    other = Ed25519Signer(ORIGIN, Ed25519PrivateKey.generate())
+    for size, note in connection.execute("SELECT size, note FROM audit_checkpoint").fetchall():
+        connection.execute("UPDATE audit_checkpoint SET note = %s WHERE size = %s", [sign(parse(note), [other], 0), size])
+    connection.execute("UPDATE audit_sealerstatus SET vkeys = %s", [other.vkey])
+    path = tmp_path / "log" / "checkpoint"
+    path.write_text(sign(parse(path.read_text()), [other], 0))
+    (tmp_path / "log" / "vkey").write_text(other.vkey + "\n")
+
+
+def test_a_log_signed_anew_with_another_key_is_found(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    forge(connection, tmp_path)
+    said = verify_broken()
+    assert "the database says that the log's key is" in said
+    assert f"{tmp_path / 'log' / 'vkey'} says that the log's key is" in said
+    assert "the published checkpoint doesn't hold: the note isn't signed with the key" in said
+
+
+def test_a_key_kept_elsewhere_is_believed_before_any_other(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:
+    kept = tmp_path / "kept.vkey"
+    shutil.copy(tmp_path / "log" / "vkey", kept)
+    assert verify(vkey=kept).startswith("ok: ")
+    forge(connection, tmp_path)
+    (tmp_path / "keys" / ED25519_FILE).unlink()
+    assert verify().startswith("ok: ")  # nothing is left that knows the first key
+    with pytest.raises(CommandError, match="BROKEN"):
+        call_command("verify_log", vkey=kept, stdout=io.StringIO())
+    (tmp_path / "log" / "vkey").unlink()
+    assert "no place outside the database says what the log's key is" in verify_broken()
+    with pytest.raises(CommandError, match="the log's key can't be read"):
+        call_command("verify_log", vkey=tmp_path / "none", stdout=io.StringIO())
 
 
 def test_restore_log_rolls_forward_and_gives_acts_their_rows_back(connection: "psycopg.Connection[Any]", tmp_path: Path) -> None:

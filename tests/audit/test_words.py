@@ -42,10 +42,18 @@ def test_callers_have_names(record: Record, name: str) -> None:
     assert words.caller(record) == name
 
 
+def test_reads_say_what_was_asked() -> None:
+    read = Record(kind="read", verb="status", model="digits", outcome="ok")
+    assert (words.subject(read), words.explanation(read)[:16]) == ("status, digits", "The gateway said")
+    assert words.subject(Record(kind="read", verb="list", model="", outcome="ok")) == "list of models"
+
+
 def test_acts_name_what_was_done_and_on_what() -> None:
     assert words.subject(Record(kind="act", verb="deployment.changed", model="digits")) == "deployment changed, digits"
     viewed = Record(kind="act", verb="payload.viewed", model="01a20593-0ed0-7c35-894d-cdc67ae7b4ce")
     assert words.subject(viewed) == "payload viewed, 01a20593"
+    created = Record(kind="act", verb="application.created", model="application 7", application="Mail room", user_name="ada")
+    assert (words.subject(created), words.caller(created)) == ("application created, Mail room", "ada")
 
 
 def test_every_outcome_has_a_word_a_reason_and_a_shape() -> None:

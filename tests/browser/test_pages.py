@@ -168,6 +168,18 @@ def test_a_brush_over_the_histogram_narrows_the_time(auditor: Page) -> None:
     assert page.locator("[data-row]").count() > 0
 
 
+def test_a_brush_keeps_terms_in_quotes_whole(auditor: Page) -> None:
+    page = auditor
+    page.goto('/audit/records/?q=application:"Mail room" since:1h')
+    box = page.locator(".histogram__bars").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.99, box["y"] + 20, steps=6)
+    page.mouse.up()
+    expect(page.locator("#q")).to_have_value(re.compile(r'^application:"Mail room" since:20\S+ until:20\S+'))
+
+
 def test_new_records_are_announced_without_moving_what_is_read(auditor: Page, live_portal: Portal) -> None:
     page = auditor
     page.goto(DIGITS)

@@ -162,6 +162,7 @@ def test_urls_that_people_edited_are_read_leniently() -> None:
     search = Search.from_query(QueryDict("q=%00x&page=-4&sort=evil&task=&task=a&task=a&unknown=1&page=9999999999999999999999"))
     assert search == Search(text="x", chosen={"task": ("a",)}, page=100_000)
     assert Search.from_query(QueryDict("page=²")).page == 1
+    assert Search.from_query(QueryDict("page=" + "9" * 5_000)).page == 100_000  # more digits than int() takes
 
 
 def test_found_words_are_marked() -> None:

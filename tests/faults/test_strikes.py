@@ -92,16 +92,18 @@ async def watch(portal: Portal, story: Story, until: asyncio.Event) -> None:
 
 
 async def strike(portal: Portal, story: Story, rng: random.Random, count: int) -> None:
-    """Kill one process, often two, at random instants, and give the supervisor little time to mend it."""
+    """Kill one process, often two, at random instants, and give the supervisor little time to mend it. First each role once."""
+    due = rng.sample(sorted(ROLES), len(ROLES))
     while len(story.strikes) < count:
         await asyncio.sleep(rng.uniform(1.0, 5.0))
-        roles = tuple(rng.sample(sorted(ROLES), rng.choice((1, 1, 2))))
+        roles = tuple(due[:1] or rng.sample(sorted(ROLES), rng.choice((1, 1, 2))))
         struck = []
         for role in roles:
             pids = pids_of(portal, role)
             if pids:
                 os.kill(pids[0] if role == "postgres" else rng.choice(pids), signal.SIGKILL)
                 struck.append(role)
+        due = [role for role in due if role not in struck]
         if struck:
             story.strikes.append((time.perf_counter(), tuple(struck)))
 
@@ -153,14 +155,23 @@ def test_whatever_dies_nothing_answered_is_lost_doubled_or_wrong(tmp_path: Path)
     print(f"FAULT_SEED={seed}")
     portal = Portal(tmp_path)
     try:
+        unknown = [role for role in ROLES if not pids_of(portal, role)]
+        assert not unknown, f"no process looks like {unknown}: they would never be struck"
         story = run_apart(live(portal, random.Random(seed), count))
         wait_until_well(portal)
         check(portal, story)
     finally:
         portal.stop()
     struck = Counter(role for _, roles in story.strikes for role in roles)
+    assert count < len(ROLES) or set(struck) == set(ROLES), f"never struck: {set(ROLES) - set(struck)}"
     statuses = Counter(answer.status for _, answer in story.answers)
     print(f"strikes {dict(struck)}; answers {dict(statuses)}; {len(story.checkpoints)} checkpoints")
+
+
+def named_record(answer: Answer) -> str:
+    """The id that an answer's `Daybook-Record` gives, "" where it has none (no answer at all, or one that couldn't be recorded)."""
+    found = RECORD.search(answer.headers)
+    return found.group(1).decode() if found else ""
 
 
 def check(portal: Portal, story: Story) -> None:
@@ -169,9 +180,11 @@ def check(portal: Portal, story: Story) -> None:
     for number, answer in good:
         [prediction] = json.loads(answer.body)["predictions"]
         assert np.float32(prediction) == np.float32(number * 0.5 + 2.0)
-    ids = [match.group(1).decode() for _, answer in good if (match := RECORD.search(answer.headers))]
+    ids = [named for _, answer in good if (named := named_record(answer))]
     assert len(ids) == len(good), "an answer without its record's id"
     assert len(set(ids)) == len(ids)
+    refused = {named for _, answer in story.answers if answer.status != 200 and (named := named_record(answer))}
+    assert not refused & set(ids), "a refusal that names the record of an answer"
     with psycopg.connect(portal.database_url) as connection:
         rows: dict[str, int] = dict(
             connection.execute(
@@ -179,10 +192,15 @@ def check(portal: Portal, story: Story) -> None:
             ).fetchall()
         )
         assert [record for record in ids if rows.get(record) != 1] == [], "an answered call without exactly one record"
+        # An aggregate is named by every refusal that it stands for; as a record it is there once like any other.
+        named = "SELECT id::text, count(*) FROM audit_record WHERE id = ANY(%s::uuid[]) GROUP BY id"
+        known: dict[str, int] = dict(connection.execute(named, [sorted(refused)]).fetchall())
+        assert [record for record in refused if known.get(record) != 1] == [], "a refused call whose record is lost or doubled"
         leaves = [bytes(row[0]) for row in connection.execute("SELECT leaf_hash FROM audit_logleaf ORDER BY index").fetchall()]
         sealed = {row[0] for row in connection.execute("SELECT record_id::text FROM audit_logleaf").fetchall()}
         published = {row[0] for row in connection.execute("SELECT note FROM audit_checkpoint").fetchall()}
     assert set(ids) <= sealed, "an answered call that was never sealed"
+    assert refused <= sealed, "a refused call that was never sealed"
     for note in story.checkpoints | published:
         _, size, root = note.split("\n")[:3]
         assert root_at(leaves[: int(size)]) == base64.b64decode(root), f"the log forked before size {size}"

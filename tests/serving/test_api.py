@@ -80,3 +80,9 @@ def test_a_key_without_the_scope_does_not_open_the_api() -> None:
     assert "lacks the scope 'api'" in answer.content.decode()
     assert APIClient().get("/api/keys/", HTTP_AUTHORIZATION="Bearer dbk_wrong").status_code == 401
     assert APIClient().get("/api/keys/").status_code == 401
+
+
+def test_a_number_that_no_row_can_have_is_not_found() -> None:
+    client = client_of()
+    for digits in ("9" * 18, "9" * 30, "9" * 5_000):
+        assert client.delete(f"/api/applications/{digits}/").status_code == 404

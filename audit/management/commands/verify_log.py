@@ -10,7 +10,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from audit import database, keys
 from audit.logcheck import CheckOptions, LogCheck, Report
-from audit.outside import OutsideLog
+from audit.logkeys import ED25519_FILE, MissingKey, find_vkey
+from audit.outside import VKEY, OutsideLog
 from audit.rowcheck import Pseudonym
 
 
@@ -19,11 +20,20 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--no-figures", action="store_true", help="leave the rollups out; needs less memory")
+        parser.add_argument(
+            "--vkey", type=Path, metavar="FILE", help="the log's vkey as you know it, kept where the log's operator can't change it"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         started = time.monotonic()
         outside = OutsideLog(Path(settings.LOG_DIR))
-        check = CheckOptions(origin=settings.LOG_ORIGIN, node=settings.NODE, pseudonym=_pseudonym(), figures=not options["no_figures"])
+        check = CheckOptions(
+            origin=settings.LOG_ORIGIN,
+            vkeys=_vkeys(options["vkey"], outside),
+            node=settings.NODE,
+            pseudonym=_pseudonym(),
+            figures=not options["no_figures"],
+        )
         with database.connect() as connection:
             report = LogCheck(connection, outside, check).run(self._show_progress)
         for problem in report.problems:
@@ -37,6 +47,20 @@ class Command(BaseCommand):
     def _show_progress(self, done: int, total: int) -> None:
         if sys.stderr.isatty():
             self.stderr.write(f"\r{done:,} of {total:,} leaves", ending="\n" if done == total else "")
+
+
+def _vkeys(given: Path | None, outside: OutsideLog) -> list[tuple[str, str]]:
+    """Where the log's key is known outside the database, the most trusted place first."""
+    keys_dir = Path(settings.VAR_DIR) / "keys"
+    try:
+        found = [
+            (f"{given}", None if given is None else given.read_text(encoding="utf-8").strip().partition("\n")[0]),
+            (f"{keys_dir / ED25519_FILE}", find_vkey(keys_dir, settings.LOG_ORIGIN)),
+            (f"{outside.directory / VKEY}", outside.read_vkey()),
+        ]
+    except (OSError, UnicodeDecodeError, MissingKey) as error:
+        raise CommandError(f"the log's key can't be read: {error}") from error
+    return [(place, vkey) for place, vkey in found if vkey is not None]
 
 
 def _pseudonym() -> Pseudonym | None:

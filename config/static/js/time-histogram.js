@@ -48,7 +48,9 @@ customElements.define(
       const since = Date.parse(this.dataset.since);
       const span = Date.parse(this.dataset.until) - since;
       const url = new URL(this.dataset.link, location.href);
-      const kept = (new URL(location).searchParams.get("q") || "").split(/\s+/).filter((word) => word && !/^(since|until):/i.test(word));
+      // Terms as the query language divides them: text in quotes holds spaces.
+      const terms = (new URL(location).searchParams.get("q") || "").match(/(?:"(?:\\.|[^"\\])*"?|[^\s"])+/g) || [];
+      const kept = terms.filter((term) => !/^(since|until):/i.test(term));
       const iso = (part) => new Date(since + part * span).toISOString().replace(/\.\d+Z$/, "Z");
       kept.push(`since:${iso(low)}`, `until:${iso(high)}`);
       url.searchParams.set("q", kept.join(" "));

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,20 @@ ROOT = Path(__file__).resolve().parents[3]
 class GatewayProcess:
     """The gateway, as `manage.py up` starts it."""
 
-    def __init__(self, port: int, directory: Path, environment: Mapping[str, str], app: str = "config.gateway") -> None:
+    def __init__(
+        self, port: int, directory: Path, environment: Mapping[str, str], app: str = "config.gateway", wrapper: Sequence[str] = ()
+    ) -> None:
+        """wrapper: a command that becomes the gateway, such as `strace -D`."""
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.directory = directory
         self._environment = environment
         self._app = app
+        self._wrapper = wrapper
         self.process: subprocess.Popen[bytes]
 
     def start(self, *, ready: bool = True) -> None:
-        command = [sys.executable, "-m", self._app]
+        command = [*self._wrapper, sys.executable, "-m", self._app]
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")}
         with (self.directory / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env={**kept, **self._environment}, stdout=log, stderr=log)
@@ -179,7 +183,9 @@ def start_gateway(
     started: list[Door] = []
     client = redis.Redis.from_url(redis_server)
 
-    def start(*, prefix: str = door_prefix, ready: bool = True, app: str = "config.gateway", **environment: str) -> Door:
+    def start(
+        *, prefix: str = door_prefix, ready: bool = True, app: str = "config.gateway", wrapper: Sequence[str] = (), **environment: str
+    ) -> Door:
         first = 24_000 + 100 * settings.WORKER
         taken = {door.gateway.port for door in started}
         port = next(port for port in range(first, first + 100) if port not in taken and port_is_free("127.0.0.1", port))
@@ -195,7 +201,7 @@ def start_gateway(
             **environment,
         }
         (directory / "var").mkdir()
-        gateway = GatewayProcess(port, directory, given, app)
+        gateway = GatewayProcess(port, directory, given, app, wrapper)
         door = Door(gateway, client, prefix)
         door.publish()
         started.append(door)

@@ -51,6 +51,28 @@ def test_sigterm_finishes_what_is_under_way(start_gateway: Callable[..., Door]) 
     assert journal_leaves(door)[record]["o"] == "ok"
 
 
+def test_questions_about_models_are_reads_in_the_journal(start_gateway: Callable[..., Door]) -> None:
+    door = start_gateway()
+    paths = ("/v1/models", "/v1/models/half_plus_two", "/v1/models/half_plus_two/metadata", "/v1/models/nobody")
+    reads = {door.get(path).headers["daybook-record"]: path for path in paths}
+    called = door.predict("half_plus_two", {"instances": [2]}).headers["daybook-record"]
+    door.gateway.stop()
+    leaves = journal_leaves(door)
+    assert {leaves[record]["t"] for record in reads} == {"read"}
+    assert {path: leaves[record]["o"] for record, path in reads.items()} == dict.fromkeys(paths[:3], "ok") | {paths[3]: "rejected"}
+    assert leaves[called]["t"] == "prediction"
+
+
+def test_names_that_callers_invent_stand_in_the_error_alone(start_gateway: Callable[..., Door]) -> None:
+    """Figures are kept by model name; a name for each refused call would be as many cells as anybody likes."""
+    door = start_gateway()
+    answers = [door.predict("invented", {"instances": [1]}), door.get("/v1/models/invented"), door.predict("invented", {}, key="nobody")]
+    door.gateway.stop()
+    leaves = [journal_leaves(door)[answer.headers["daybook-record"]] for answer in answers]
+    assert [(leaf["m"], leaf["st"]) for leaf in leaves] == [("", 404), ("", 404), ("", 401)]
+    assert leaves[0]["err"] == "Servable not found for request: Latest(invented)"
+
+
 def test_what_outlives_the_grace_is_503(start_gateway: Callable[..., Door]) -> None:
     door = start_gateway(GATEWAY_GRACE_S="0.3")
     thread, answers = predict_later(door, 3.0)

@@ -161,13 +161,23 @@ def test_an_answer_is_said_in_words_only_where_declared() -> None:
     assert answer_in_words(labelled, scores, 2) == "one 0.70 (+1)"
     assert answer_in_words(make_deployment("p:", "digits"), scores, 2) == ""
     value = make_deployment("p:", "half_plus_two", answer_output="y")
-    assert answer_in_words(value, {"y": np.array([2.54321], np.float32)}, 1) == "2.543"
     assert answer_in_words(value, {"y": np.array([[7]], np.int64)}, 1) == "7"
     assert answer_in_words(value, {"y": np.array([], np.float32)}, 0) == ""
     assert answer_in_words(value, {}, 0) == ""
     text = np.empty(1, object)
     text[0] = "ä".encode()
     assert answer_in_words(value, {"y": text}, 1) == "ä"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(2.54321, "2.54321"), (500_002, "500002"), (3.0, "3"), (0.1, "0.1"), (-1e-7, "-1e-07"), (16_777_216, "16777216"), (1e30, "1e+30")],
+)
+def test_a_number_is_said_whole(number: float, text: str) -> None:
+    deployment = make_deployment("p:", "half_plus_two", answer_output="y")
+    said = answer_in_words(deployment, {"y": np.array([number], np.float32)}, 1)
+    assert (said, np.float32(said)) == (text, np.float32(number))
+    assert answer_in_words(deployment, {"y": np.array([0.1 + 0.2])}, 1) == "0.30000000000000004"
 
 
 def test_routes_keep_what_did_not_change() -> None:

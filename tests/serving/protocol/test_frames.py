@@ -224,6 +224,31 @@ def test_reply_parts_that_do_not_fit_are_refused() -> None:
         ReplyJoiner().add(prefix + bytes(piece), max_bytes=1000)
 
 
+def test_unfinished_replies_are_held_up_to_so_many_bytes() -> None:
+    """What dead workers began goes first, what a living one goes on with stays, and one reply always fits."""
+    length = REPLY_PART_BYTES + 8
+    joiner = ReplyJoiner(max_open_bytes=3 * length)
+    living = [prefix + bytes(piece) for prefix, piece in cut_reply(ID, 1, bytes(2 * length))]
+    assert joiner.add(living[0], max_bytes=1 << 23) is None
+    for number in range(50):
+        prefix, piece = next(iter(cut_reply(bytes([number + 50]) * 16, 1, bytes(length))))
+        assert joiner.add(prefix + bytes(piece), max_bytes=1 << 23) is None
+        assert joiner.add(living[0], max_bytes=1 << 23) is None
+        assert sum(len(whole) for whole, _ in joiner._open.values()) == joiner._open_bytes <= 3 * length
+    assert [joiner.add(part, max_bytes=1 << 23) for part in living[1:]][-1] == bytes(2 * length)
+    large = [prefix + bytes(piece) for prefix, piece in cut_reply(ID, 2, bytes(5 * length))]
+    assert [joiner.add(part, max_bytes=1 << 23) for part in large][-1] == bytes(5 * length)
+
+
+def test_parts_of_one_reply_agree_on_its_length() -> None:
+    joiner = ReplyJoiner()
+    (first, piece), *_ = cut_reply(ID, 5, bytes(REPLY_PART_BYTES + 8))
+    other, rest = list(cut_reply(ID, 5, bytes(REPLY_PART_BYTES + 16)))[1]
+    joiner.add(first + bytes(piece), max_bytes=1 << 23)
+    with pytest.raises(FrameError, match="others of"):
+        joiner.add(other + bytes(rest), max_bytes=1 << 23)
+
+
 def test_unfinished_replies_are_forgotten_when_too_many() -> None:
     joiner = ReplyJoiner(max_open=2)
     cut = {n: [p + bytes(piece) for p, piece in cut_reply(bytes([n]) * 16, 1, bytes(REPLY_PART_BYTES + 8))] for n in range(3)}
