@@ -12,9 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, keys
+from .fields import InvalidDeployment
 from .models import NAME, APIKey, Application, Deployment, VersionState
 from .policy import InvalidPolicy, format_policy, parse_policy
-from .services import InvalidDeployment, change_deployment, create_deployment, remove_deployment
+from .services import change_deployment, create_deployment, remove_deployment
 
 
 def _actor(request: Request) -> str:

@@ -19,6 +19,7 @@ from django.utils import timezone
 from catalog.models import Entry
 from catalog.services import ReportedVersion, record_states
 
+from .fields import make_desired
 from .models import APIKey, Deployment, PublishedSnapshot, VersionState
 from .snapshot import EMPTY, Key, Limits, Signature, Snapshot, Version, decode_snapshot, encode_snapshot
 from .snapshot import Deployment as DeploymentView
@@ -44,10 +45,20 @@ def publish() -> None:
     row.save(force_insert=True)
     made_us = int(row.made_at.timestamp() * 1_000_000)
     row.body = encode_snapshot(msgspec.structs.replace(snapshot, version=row.version, made_us=made_us))
+    decode_snapshot(row.body)  # what no gateway could read isn't published: the change that made it fails
     row.save(update_fields=["body"])
-    _tell_catalog(snapshot, decode_snapshot(bytes(last.body)) if last else EMPTY)
+    _tell_catalog(snapshot, _read(last) if last else EMPTY)
     PublishedSnapshot.objects.filter(version__lte=row.version - KEPT).delete()
     transaction.on_commit(announce)
+
+
+def _read(row: PublishedSnapshot) -> Snapshot:
+    """A published snapshot; the empty one when it can't be read (it's of another release), so that the next can be published."""
+    try:
+        return decode_snapshot(bytes(row.body))
+    except msgspec.MsgspecError as error:
+        logger.error("snapshot not readable", extra={"snapshot": row.version, "error": str(error)})
+        return EMPTY
 
 
 def _tell_catalog(snapshot: Snapshot, last: Snapshot) -> None:
@@ -89,7 +100,7 @@ def announce() -> None:
 
 def current() -> Snapshot | None:
     row = PublishedSnapshot.objects.order_by("-version").first()
-    return decode_snapshot(bytes(row.body)) if row else None
+    return _read(row) if row else None
 
 
 def try_it_secret() -> str:
@@ -113,6 +124,30 @@ def build(*, version: int, made_us: int) -> Snapshot:
 
 
 def _deployment(deployment: Deployment, access: str) -> DeploymentView:
+    """A row that can't be published is shown with its error alone, so that the others and the keys can be."""
+    try:
+        make_desired(deployment)
+        view = _view(deployment, access)
+        return msgspec.json.decode(msgspec.json.encode(view), type=DeploymentView)
+    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError) as error:  # InvalidDeployment is a ValueError
+        logger.error("deployment can't be published", extra={"deployment": deployment.name, "error": str(error)})
+        text = f"{deployment.name} can't be served as it is configured: {error}"
+        return _without_versions(deployment, access, text)
+
+
+def _without_versions(deployment: Deployment, access: str, text: str) -> DeploymentView:
+    return DeploymentView(
+        name=deployment.name,
+        access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        versions=(),
+        labels={},
+        default_version=None,
+        error_code="FAILED_PRECONDITION",
+        error_message=text,
+    )
+
+
+def _view(deployment: Deployment, access: str) -> DeploymentView:
     versions = _versions(deployment)
     available = [version.version for version in versions if version.state == "AVAILABLE"]
     fault = next((fault for fault in deployment.faults.all() if fault.worker.is_live), None)

@@ -7,36 +7,24 @@ publishes the snapshot in the same transaction.
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from audit.acts import record_act
 from catalog import services as catalog_services
 
-from .engine.errors import InvalidOptions
 from .engine.lifecycle import ModelStatus, VersionStatus
-from .engine.options import BatchingOptions, DesiredModel
-from .models import NAME, WORKER_SILENT_AFTER, Deployment, ModelFault, VersionState, WorkerState, is_below
-from .policy import InvalidPolicy, format_policy, parse_policy
+from .engine.options import DesiredModel
+from .fields import InvalidDeployment, check_fields, check_name, check_path, make_desired
+from .models import WORKER_SILENT_AFTER, Deployment, ModelFault, VersionState, WorkerState
 from .publication import announce, publish
 from .snapshot import Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
-
-
-class InvalidDeployment(ValueError):
-    """What was asked for can't be served; `field` names what is wrong and the message what was expected."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
 
 
 def create_deployment(
@@ -63,24 +51,26 @@ def create_deployment(
     Raises InvalidDeployment when a field is wrong; a directory that holds no servable version is no error here: it shows in the
     state of the model, where it is looked at again every few seconds.
     """
-    path = _check(name=name, base_path=base_path, policy=policy, anywhere=anywhere)
-    _batching(batching or {})
+    check_name(name)
+    path = check_path(base_path, anywhere=anywhere)
+    fields = check_fields(
+        {
+            "policy": policy,
+            "labels": labels or {},
+            "batching": batching or {},
+            "weight": weight,
+            "stateful": stateful,
+            "timeout_ms": timeout_ms,
+            "answer_output": answer_output,
+            "answer_labels": answer_labels,
+        }
+    )
     with transaction.atomic():
         if Deployment.objects.filter(name=name).exists():
             raise InvalidDeployment("name", f"{name!r} is deployed already, expected a new name")
-        deployment = Deployment.objects.create(
-            name=name,
-            base_path=path,
-            policy=format_policy(parse_policy(policy)),
-            labels=dict(labels or {}),
-            batching=dict(batching or {}),
-            weight=weight,
-            stateful=stateful,
-            timeout_ms=timeout_ms,
-            answer_output=answer_output,
-            answer_labels=list(answer_labels),
-            created_by=actor,
-        )
+        deployment = Deployment(name=name, base_path=path, created_by=actor, **fields)
+        make_desired(deployment)
+        deployment.save(force_insert=True)
         catalog_services.publish_served_entry(
             name=name, actor=actor, summary=summary, access=access, tags=list(tags), class_names=list(answer_labels)
         )
@@ -98,18 +88,13 @@ def change_deployment(*, deployment: Deployment, actor: str, anywhere: bool = Fa
     changeable = {"base_path", "policy", "labels", "batching", "weight", "timeout_ms", "answer_output", "answer_labels"}
     if unknown := set(changes) - changeable:
         raise InvalidDeployment(min(unknown), f"can't be changed, expected some of {', '.join(sorted(changeable))}")
-    if "base_path" in changes or "policy" in changes:
-        path = _check(
-            name=deployment.name,
-            base_path=changes.get("base_path", deployment.base_path),
-            policy=changes.get("policy", deployment.policy),
-            anywhere=anywhere or "base_path" not in changes,
-        )
-        changes = {**changes, "base_path": path, "policy": format_policy(parse_policy(changes.get("policy", deployment.policy)))}
-    _batching(changes.get("batching", deployment.batching))
+    if "base_path" in changes:
+        changes["base_path"] = check_path(changes["base_path"], anywhere=anywhere)
+    changes |= check_fields({field: value for field, value in changes.items() if field != "base_path"})
     with transaction.atomic():
         for field, value in changes.items():
             setattr(deployment, field, value)
+        make_desired(deployment)
         deployment.save(update_fields=[*changes, "updated_at"])
         details = {field: str(value)[:200] for field, value in changes.items()}
         record_act(kind="deployment.changed", actor=actor, subject=deployment.name, details=details)
@@ -129,8 +114,16 @@ def remove_deployment(*, deployment: Deployment, actor: str) -> None:
 
 
 def desired_models() -> list[DesiredModel]:
-    """What workers shall serve now."""
-    return [_desired(deployment) for deployment in Deployment.objects.all()]
+    """What workers shall serve now. A row that can't be served is left out, logged and shown in its state; the others go on."""
+    return [model for deployment in Deployment.objects.all() if (model := _find_desired(deployment)) is not None]
+
+
+def _find_desired(deployment: Deployment) -> DesiredModel | None:
+    try:
+        return make_desired(deployment)
+    except InvalidDeployment as error:
+        logger.error("deployment can't be served", extra={"deployment": deployment.name, "error": str(error)})
+        return None
 
 
 def report_status(*, worker_id: str, node: str, device: str, statuses: Sequence[ModelStatus]) -> None:
@@ -221,45 +214,6 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
 def _plain(value: np.ndarray) -> list[object]:
     """A default's elements, flat, bytes as text; its shape is the input's."""
     return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value.reshape(-1).tolist()]
-
-
-def _check(*, name: str, base_path: str, policy: str, anywhere: bool) -> str:
-    """The resolved base path. Raises InvalidDeployment."""
-    if not NAME.regex.match(name):  # type: ignore[union-attr]
-        raise InvalidDeployment("name", f"{name!r} won't do: {NAME.message}")
-    try:
-        parse_policy(policy)
-    except InvalidPolicy as error:
-        raise InvalidDeployment("policy", str(error)) from error
-    path = Path(base_path).expanduser().resolve()
-    if not anywhere and not is_below(str(path), [str(Path(root).resolve()) for root in settings.MODEL_ROOTS]):
-        roots = ", ".join(map(str, settings.MODEL_ROOTS))
-        raise InvalidDeployment("base_path", f"{base_path} is not below one of the model directories ({roots})")
-    if not path.is_dir():
-        raise InvalidDeployment("base_path", f"{path} is not a directory, expected one that holds a directory per version")
-    return str(path)
-
-
-def _batching(values: Mapping[str, Any]) -> BatchingOptions:
-    """Raises InvalidDeployment for an unknown option or a wrong value."""
-    try:
-        return BatchingOptions(**{**values, "allowed_batch_sizes": tuple(values.get("allowed_batch_sizes", ()))})
-    except (InvalidOptions, TypeError, ValueError) as error:
-        raise InvalidDeployment("batching", str(error).removeprefix("BatchingOptions.__init__() ")) from error
-
-
-def _desired(deployment: Deployment) -> DesiredModel:
-    return DesiredModel(
-        name=deployment.name,
-        base_path=deployment.base_path,
-        platform=deployment.platform,
-        policy=parse_policy(deployment.policy),
-        labels=deployment.labels,
-        batching=_batching(deployment.batching),
-        weight=deployment.weight,
-        stateful=deployment.stateful,
-        timeout=deployment.timeout_ms / 1000,
-    )
 
 
 def _nudge_workers() -> None:

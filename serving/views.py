@@ -15,11 +15,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from catalog.access import get_entry
 
 from . import access, contexts, keys
+from .fields import InvalidDeployment
 from .forms import ApplicationForm, ChangeForm, KeyForm, RegisterForm
 from .gateway.tryit import TRY_IT_SECONDS, mint
 from .models import Application
 from .publication import try_it_secret
-from .services import InvalidDeployment, change_deployment, create_deployment, remove_deployment
+from .services import change_deployment, create_deployment, remove_deployment
 
 
 def _name(request: HttpRequest) -> str:

@@ -38,6 +38,19 @@ def test_a_wrong_field_is_named() -> None:
     assert "newest" in str(answer.json()["policy"])
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("answer_labels", [0, 1, 2]), ("batching", {"max_batch_size": 8.5}), ("weight", 0), ("timeout_ms", 0)]
+)
+def test_a_wrong_change_leaves_everything_as_it_was(field: str, value: object, tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    client = client_of("operator")
+    answer = client.patch("/api/deployments/half_plus_two/", {field: value}, format="json")
+    assert (answer.status_code, list(answer.json())) == (400, [field])
+    made, _ = make_key(make_user("grace"))
+    client.force_authenticate(made.application.owner)
+    assert client.delete(f"/api/keys/{made.prefix}/").status_code == 204
+
+
 @pytest.mark.parametrize("role", ["viewer", "auditor"])
 def test_viewers_and_auditors_deploy_nothing(role: str, tmp_path: Path) -> None:
     make_deployment(tmp_path)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,10 @@ from audit.models import Record
 from catalog.models import Entry
 from serving.engine.lifecycle import ModelStatus, VersionStatus
 from serving.engine.state import State
-from serving.models import Deployment, VersionState
+from serving.fields import InvalidDeployment
+from serving.models import Deployment, PublishedSnapshot, VersionState
 from serving.publication import current
-from serving.services import InvalidDeployment, change_deployment, create_deployment, desired_models, remove_deployment, report_status
+from serving.services import change_deployment, create_deployment, desired_models, remove_deployment, report_status
 from serving.snapshot import Snapshot
 
 from .factories import SIGNATURE, make_deployment
@@ -111,6 +113,22 @@ def test_changes_reach_workers_and_are_recorded(tmp_path: Path) -> None:
         ({"base_path": "/nowhere/at/all"}, "base_path"),
         ({"batching": {"max_batch": 3}}, "batching"),
         ({"batching": {"max_batch_size": 0}}, "batching"),
+        ({"batching": {"max_batch_size": 8.5}}, "batching"),
+        ({"batching": {"max_batch_size": True}}, "batching"),
+        ({"batching": {"allowed_batch_sizes": 8}}, "batching"),
+        ({"batching": {"allowed_batch_sizes": ["8"]}}, "batching"),
+        ({"answer_labels": [0, 1, 2]}, "answer_labels"),
+        ({"answer_labels": ["no\0"]}, "answer_labels"),
+        ({"answer_output": "\ud800"}, "answer_output"),
+        ({"labels": {"stable": "1"}}, "labels"),
+        ({"labels": {"stable": 2**63}}, "labels"),
+        ({"labels": {"": 1}}, "labels"),
+        ({"policy": "specific:99999999999999999999"}, "policy"),
+        ({"policy": "latest:" + "9" * 5000}, "policy"),
+        ({"weight": 0}, "weight"),
+        ({"weight": 1.5}, "weight"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"stateful": "yes"}, "stateful"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, fields: dict[str, object], field: str) -> None:
@@ -120,6 +138,41 @@ def test_a_wrong_field_is_named(tmp_path: Path, fields: dict[str, object], field
         create_deployment(**arguments)  # type: ignore[arg-type]
     assert caught.value.field == field
     assert not Deployment.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"weight": 0}, "weight: 0 won't do, expected a whole number from 1 to 1000"),
+        ({"timeout_ms": 0}, "timeout_ms: 0 won't do, expected a whole number from 1 to 3600000"),
+        ({"batching": {"max_batch_size": 8.5}}, "batching: max_batch_size must be a whole number, got 8.5"),
+        ({"answer_labels": [0, 1, 2]}, "answer_labels: 0 is not a text"),
+    ],
+)
+def test_a_wrong_change_says_field_value_and_what_was_expected(tmp_path: Path, changes: dict[str, object], text: str) -> None:
+    deployment = make_deployment(tmp_path)
+    with pytest.raises(InvalidDeployment, match=re.escape(text)):
+        change_deployment(deployment=deployment, actor="ada", **changes)  # type: ignore[arg-type]
+    assert [model.name for model in desired_models()] == ["half_plus_two"]
+
+
+def test_a_row_that_cannot_be_served_stops_neither_workers_nor_publication(tmp_path: Path) -> None:
+    """Such rows come from releases that checked less."""
+    make_deployment(tmp_path, "good")
+    make_deployment(tmp_path, "bad")
+    Deployment.objects.filter(name="bad").update(timeout_ms=0, answer_labels=[1])
+    assert [model.name for model in desired_models()] == ["good"]
+    make_deployment(tmp_path, "new")
+    view = published().deployments["bad"]
+    assert (view.versions, view.error_code) == ((), "FAILED_PRECONDITION")
+    assert "timeout_ms: 0 won't do" in view.error_message
+    assert published().deployments["new"].error_code == "OK"
+
+
+def test_a_snapshot_that_cannot_be_read_is_replaced_by_the_next(tmp_path: Path) -> None:
+    PublishedSnapshot.objects.create(digest="0" * 64, body=b'{"version": "of another release"}')
+    make_deployment(tmp_path)
+    assert set(published().deployments) == {"half_plus_two"}
 
 
 def test_directories_outside_the_model_roots_take_a_shell() -> None:
