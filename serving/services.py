@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
-import numpy as np
-from django.db import transaction
+from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
 from audit.acts import record_act
@@ -23,6 +22,7 @@ from .fields import InvalidDeployment, check_fields, check_name, check_path, mak
 from .models import WORKER_SILENT_AFTER, Deployment, ModelFault, VersionState, WorkerState
 from .publication import announce, publish
 from .snapshot import Signature, TensorSpec
+from .storable import clean, clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,9 @@ def _take_down(worker: WorkerState, statuses: Sequence[ModelStatus]) -> None:
         deployment = deployments.get(status.name)
         if deployment is None:
             continue  # being unloaded, its deployment is gone
-        if faults.get(deployment.pk, ("OK", "")) != (status.error_code, status.error_message):
-            _take_down_fault(worker, deployment, status)
+        fault = (status.error_code, clean_text(status.error_message))
+        if faults.get(deployment.pk, ("OK", "")) != fault:
+            _take_down_fault(worker, deployment, *fault)
         for version in status.versions:
             state = known.pop((deployment.pk, version.version), None)
             _take_down_version(worker, deployment, state, version)
@@ -164,37 +165,62 @@ def _take_down(worker: WorkerState, statuses: Sequence[ModelStatus]) -> None:
         state.delete()
 
 
-def _take_down_fault(worker: WorkerState, deployment: Deployment, status: ModelStatus) -> None:
+def _take_down_fault(worker: WorkerState, deployment: Deployment, code: str, message: str) -> None:
     ModelFault.objects.filter(worker=worker, deployment=deployment).delete()
-    if status.error_code != "OK":
-        ModelFault.objects.create(worker=worker, deployment=deployment, error_code=status.error_code, error_message=status.error_message)
-    details = {"worker": worker.worker_id, "error": f"{status.error_code}: {status.error_message}"[:300]}
+    if code != "OK":
+        ModelFault.objects.create(worker=worker, deployment=deployment, error_code=code, error_message=message)
+    details = {"worker": worker.worker_id, "error": f"{code}: {message}"[:300]}
     record_act(kind="model.directory", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
 
 
 def _take_down_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, status: VersionStatus) -> None:
-    signatures = {name: _signature(status, name) for name in status.signatures}
-    fields: dict[str, Any] = {
+    """What can't be stored of a version becomes its error, so that one odd model doesn't stop the report of all."""
+    try:
+        _write_version(worker, deployment, state, status.version, _describe(status))
+    except (DataError, IntegrityError, ValueError, TypeError, OverflowError) as error:
+        text = clean_text(f"version {status.version} of {deployment.name} can't be published: {type(error).__name__}: {error}")
+        logger.error("version not reported", extra={"deployment": deployment.name, "error": text})
+        try:
+            _write_version(worker, deployment, state, status.version, _describe_fault(text))
+        except (DataError, IntegrityError) as fault:  # its very number has no place
+            logger.error("version left out", extra={"deployment": deployment.name, "error": str(fault)})
+
+
+def _describe(status: VersionStatus) -> dict[str, Any]:
+    """A version as `VersionState` holds it."""
+    return {
         "state": str(status.state),
         "error_code": status.error_code,
-        "error_message": status.error_message,
+        "error_message": clean_text(status.error_message),
         "artifact": status.artifact,
-        "signatures": signatures,
-        "batching": {name: rule.reason for name, rule in status.rules.items()},
+        "signatures": clean({name: _signature(status, name) for name in status.signatures}),
+        "batching": clean({name: rule.reason for name, rule in status.rules.items()}),
     }
+
+
+def _describe_fault(text: str) -> dict[str, Any]:
+    """END, since gateways can't call what they can't be told of."""
+    return {"state": "END", "error_code": "INTERNAL", "error_message": text, "artifact": "", "signatures": {}, "batching": {}}
+
+
+def _write_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, number: int, fields: Mapping[str, Any]) -> None:
+    """Take down a change of a version, with its act and for the catalog: all of it or nothing."""
     if state is not None and all(getattr(state, field) == value for field, value in fields.items()):
         return
-    VersionState.objects.update_or_create(
-        worker=worker, deployment=deployment, version=status.version, defaults={**fields, "since": timezone.now()}
-    )
-    details = {"version": status.version, "worker": worker.worker_id, "state": fields["state"]}
-    if status.error_code != "OK":
-        details |= {"error": f"{status.error_code}: {status.error_message}"[:300]}
-    if status.state == "AVAILABLE":
-        details |= {"artifact": status.artifact}
-        catalog_services.record_version(name=deployment.name, version=status.version, artifact=status.artifact, signatures=signatures)
-    if state is None or (state.state, state.error_code) != (status.state, status.error_code):
-        record_act(kind="version.state", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
+    details = {"version": number, "worker": worker.worker_id, "state": fields["state"]}
+    if fields["error_code"] != "OK":
+        details |= {"error": f"{fields['error_code']}: {fields['error_message']}"[:300]}
+    with transaction.atomic():
+        VersionState.objects.update_or_create(
+            worker=worker, deployment=deployment, version=number, defaults={**fields, "since": timezone.now()}
+        )
+        if fields["state"] == "AVAILABLE":
+            details |= {"artifact": fields["artifact"]}
+            catalog_services.record_version(
+                name=deployment.name, version=number, artifact=fields["artifact"], signatures=fields["signatures"]
+            )
+        if state is None or (state.state, state.error_code) != (fields["state"], fields["error_code"]):
+            record_act(kind="version.state", actor=f"worker:{worker.node}", subject=deployment.name, details=details)
 
 
 def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
@@ -206,14 +232,9 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
         inputs={key: TensorSpec(spec.name, spec.dtype, spec.shape) for key, spec in signature.inputs.items()},
         outputs={key: TensorSpec(spec.name, spec.dtype, spec.shape) for key, spec in signature.outputs.items()},
         batched=rule.batched if rule else False,
-        defaults={key: _plain(value) for key, value in signature.defaults.items()},
+        defaults={key: clean(value.reshape(-1).tolist()) for key, value in signature.defaults.items()},
     )
     return cast(dict[str, Any], msgspec.to_builtins(view))
-
-
-def _plain(value: np.ndarray) -> list[object]:
-    """A default's elements, flat, bytes as text; its shape is the input's."""
-    return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value.reshape(-1).tolist()]
 
 
 def _nudge_workers() -> None:

@@ -1,11 +1,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audit.models import Record
 from catalog.models import Entry
 from serving.engine.lifecycle import ModelStatus, VersionStatus
+from serving.engine.servable import Signature, TensorSpec
 from serving.engine.state import State
 from serving.fields import InvalidDeployment
 from serving.models import Deployment, PublishedSnapshot, VersionState
@@ -19,10 +21,16 @@ pytestmark = pytest.mark.django_db
 
 
 def status(
-    name: str = "half_plus_two", version: int = 1, state: str = "AVAILABLE", error_code: str = "OK", error_message: str = ""
+    name: str = "half_plus_two",
+    version: int = 1,
+    state: str = "AVAILABLE",
+    error_code: str = "OK",
+    error_message: str = "",
+    signature: Signature = SIGNATURE,
+    artifact: str = "a" * 64,
 ) -> VersionStatus:
     return VersionStatus(
-        name, version, State(state), error_code, error_message, artifact="a" * 64, signatures={"serving_default": SIGNATURE}
+        name, version, State(state), error_code, error_message, artifact=artifact, signatures={"serving_default": signature}
     )
 
 
@@ -77,6 +85,38 @@ def test_a_missing_directory_explains_itself_until_it_is_there(tmp_path: Path) -
     assert (view.error_code, view.error_message) == ("NOT_FOUND", "there is no directory /models/half_plus_two")
     report(status())
     assert published().deployments["half_plus_two"].error_code == "OK"
+
+
+def test_odd_names_defaults_and_texts_are_published(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    odd = TensorSpec("x\0:0", "DT_FLOAT", (-1,))
+    defaults = {"x": np.array([1.0, np.nan, -np.inf]), "c": np.array([1 + 2j]), "s": np.array([b"a\0\xff"], object)}
+    report(
+        status(version=2, state="START", error_code="UNKNOWN", error_message="half a pair \ud800 and NUL \0"),
+        status(version=1, signature=Signature("m", {"al\0ias": odd, "half\ud800": odd}, {"y": odd}, defaults)),
+    )
+    failed, served = published().deployments["half_plus_two"].versions
+    assert failed.error_message == "half a pair ? and NUL \ufffd"
+    signature = served.signatures["serving_default"]
+    assert set(signature.inputs) == {"al\ufffdias", "half?"}
+    assert signature.defaults == {"x": [1.0, "NaN", "-Infinity"], "c": ["(1+2j)"], "s": ["a\ufffd\ufffd"]}
+    acts = Record.objects.count()
+    report(
+        status(version=2, state="START", error_code="UNKNOWN", error_message="half a pair \ud800 and NUL \0"),
+        status(version=1, signature=Signature("m", {"al\0ias": odd, "half\ud800": odd}, {"y": odd}, defaults)),
+    )
+    assert Record.objects.count() == acts  # the same again is no news
+
+
+def test_what_cannot_be_stored_is_an_error_of_its_version_alone(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    report(status(version=2**63), status(version=3, artifact="longer than an artifact's digest" * 9), status(version=2))
+    view = published().deployments["half_plus_two"]
+    assert [(version.version, version.state, version.error_code) for version in view.versions] == [
+        (3, "END", "INTERNAL"),
+        (2, "AVAILABLE", "OK"),
+    ]
+    assert "can't be published" in view.versions[0].error_message
 
 
 def test_a_version_is_available_while_any_worker_has_it(tmp_path: Path) -> None:
