@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 from django.db import DataError, IntegrityError, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from audit.acts import record_act
@@ -19,7 +20,7 @@ from catalog import services as catalog_services
 from .engine.lifecycle import ModelStatus, VersionStatus
 from .engine.options import DesiredModel
 from .fields import InvalidDeployment, check_fields, check_name, check_path, make_desired
-from .models import WORKER_SILENT_AFTER, Deployment, ModelFault, VersionState, WorkerState
+from .models import Deployment, ModelFault, VersionState, WorkerState
 from .publication import announce, publish
 from .snapshot import Signature, TensorSpec
 from .storable import clean, clean_text
@@ -128,10 +129,13 @@ def _find_desired(deployment: Deployment) -> DesiredModel | None:
 
 def report_status(*, worker_id: str, node: str, device: str, statuses: Sequence[ModelStatus]) -> None:
     """Take down what one worker serves. Called on every change and every few seconds."""
-    now = timezone.now()
     with transaction.atomic():
-        worker, _ = WorkerState.objects.update_or_create(worker_id=worker_id, defaults={"node": node, "device": device, "seen_at": now})
-        WorkerState.objects.filter(seen_at__lt=now - WORKER_SILENT_AFTER).delete()
+        if WorkerState.objects.live().exists():
+            WorkerState.objects.silent().delete()
+        else:  # nobody could report while PostgreSQL was away: the others get the same time again to do so
+            WorkerState.objects.update(seen_at=Now())
+        fields = {"node": node, "device": clean_text(device)[:100], "seen_at": Now()}
+        worker, _ = WorkerState.objects.update_or_create(worker_id=worker_id, defaults=fields)
         _take_down(worker, statuses)
         publish()  # at each report, so that an expired key or a changed access policy gets out without a change of its own here
     announce()

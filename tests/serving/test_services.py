@@ -1,8 +1,10 @@
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from django.db.models import F
 
 from audit.models import Record
 from catalog.models import Entry
@@ -10,7 +12,7 @@ from serving.engine.lifecycle import ModelStatus, VersionStatus
 from serving.engine.servable import Signature, TensorSpec
 from serving.engine.state import State
 from serving.fields import InvalidDeployment
-from serving.models import Deployment, PublishedSnapshot, VersionState
+from serving.models import Deployment, PublishedSnapshot, VersionState, WorkerState
 from serving.publication import current
 from serving.services import change_deployment, create_deployment, desired_models, remove_deployment, report_status
 from serving.snapshot import Snapshot
@@ -127,6 +129,55 @@ def test_a_version_is_available_while_any_worker_has_it(tmp_path: Path) -> None:
     report(worker="worker-1")
     assert published().deployments["half_plus_two"].default_version is None
     assert VersionState.objects.count() == 1
+
+
+def let_time_pass(seconds: float) -> None:
+    """Since the workers' last reports."""
+    WorkerState.objects.update(seen_at=F("seen_at") - timedelta(seconds=seconds))
+
+
+def test_a_change_after_an_outage_keeps_what_was_served(tmp_path: Path) -> None:
+    """PostgreSQL was away, no worker could report, and a person's change comes before the first report."""
+    deployment = make_deployment(tmp_path)
+    report(status(version=1), worker="worker-1")
+    report(status(version=1), status(version=2), worker="worker-2")
+    let_time_pass(300)
+    change_deployment(deployment=deployment, actor="ada", timeout_ms=500)
+    assert published().deployments["half_plus_two"].default_version == 2
+    report(status(version=1), worker="worker-1")
+    assert published().deployments["half_plus_two"].default_version == 2  # worker-2's turn is yet to come
+
+
+def test_a_worker_that_falls_silent_beside_others_is_forgotten(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    report(status(version=2), worker="worker-2")
+    let_time_pass(20)
+    report(status(version=1), worker="worker-1")
+    let_time_pass(11)
+    report(status(version=1), worker="worker-1")
+    assert published().deployments["half_plus_two"].default_version == 1
+    assert list(WorkerState.objects.values_list("pk", flat=True)) == ["worker-1"]
+
+
+def test_a_workers_own_clock_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_deployment(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("django.utils.timezone.now", lambda: datetime(2001, 1, 1, tzinfo=UTC))
+        report(status())
+    assert WorkerState.objects.live().count() == 1
+
+
+def test_a_moved_label_stays_until_its_new_version_is_available(tmp_path: Path) -> None:
+    deployment = make_deployment(tmp_path, policy="all", labels={"stable": 1})
+    report(status(version=1))
+    change_deployment(deployment=deployment, actor="ada", labels={"stable": 2, "next": 2})
+    assert published().deployments["half_plus_two"].labels == {"stable": 1, "next": 2}
+    report(status(version=1), status(version=2, state="LOADING"))
+    assert published().deployments["half_plus_two"].labels["stable"] == 1
+    report(status(version=1), status(version=2, state="END", error_code="UNKNOWN", error_message="broken"))
+    assert published().deployments["half_plus_two"].labels["stable"] == 1
+    report(status(version=1), status(version=2))
+    assert published().deployments["half_plus_two"].labels == {"stable": 2, "next": 2}
 
 
 def test_a_removed_deployment_leaves_no_route(tmp_path: Path) -> None:
