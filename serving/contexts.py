@@ -50,6 +50,11 @@ class DeploymentRow:
     faults: tuple[str, ...]  # what is wrong with its directory
 
     @property
+    def has_failed(self) -> bool:
+        """Whether trying again may help."""
+        return any(row.is_failed and row.state == "END" for row in self.versions)
+
+    @property
     def state(self) -> str:
         """`available`, `failed`, `loading` or `waiting`, for the mark beside the name."""
         if any(row.state == "AVAILABLE" for row in self.versions):

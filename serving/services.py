@@ -7,6 +7,7 @@ publishes the snapshot in the same transaction.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -112,6 +113,16 @@ def remove_deployment(*, deployment: Deployment, actor: str) -> None:
         record_act(kind="deployment.removed", actor=actor, subject=deployment.name, details={"base_path": deployment.base_path})
         publish()
         transaction.on_commit(_nudge_workers)
+
+
+def retry_deployment(*, deployment: Deployment, actor: str) -> None:
+    """Have workers load versions again that failed for good, for who has mended something that isn't in their files.
+
+    A worker that doesn't hear of it now never does: this isn't desired state.
+    """
+    with transaction.atomic():
+        record_act(kind="deployment.retried", actor=actor, subject=deployment.name, details={})
+        transaction.on_commit(partial(_tell_workers, "retry", deployment.name))
 
 
 def desired_models() -> list[DesiredModel]:
@@ -243,9 +254,14 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
 
 def _nudge_workers() -> None:
     """Tell workers to look now. They look every two seconds anyway, so a broker that is away only costs that time."""
-    from .tasks import nudge
+    _tell_workers("nudge")
+
+
+def _tell_workers(task: str, *arguments: str) -> None:
+    """Broadcast a control task."""
+    from . import tasks
 
     try:
-        nudge.apply_async(retry=False)
+        getattr(tasks, task).apply_async(arguments, retry=False)
     except Exception as error:
-        logger.info("workers not nudged", extra={"error": str(error)})
+        logger.info("workers not told", extra={"task": task, "error": str(error)})

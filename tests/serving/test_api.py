@@ -1,8 +1,12 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from rest_framework.test import APIClient
 
+from audit.models import Record
 from serving.models import APIKey, Deployment
 
 from .factories import make_application, make_deployment, make_key, make_user
@@ -93,3 +97,24 @@ def test_a_key_without_the_scope_does_not_open_the_api() -> None:
     assert "lacks the scope 'api'" in answer.content.decode()
     assert APIClient().get("/api/keys/", HTTP_AUTHORIZATION="Bearer dbk_wrong").status_code == 401
     assert APIClient().get("/api/keys/").status_code == 401
+
+
+def test_a_failed_model_is_tried_again_by_its_operator(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    assert client_of("operator").post("/api/deployments/half_plus_two/retry/").status_code == 202
+    assert Record.objects.filter(verb="deployment.retried", model="half_plus_two").count() == 1
+    assert client_of("auditor", "grace").post("/api/deployments/half_plus_two/retry/").status_code == 403
+
+
+def test_live_workers_are_read_from_redis(redis_client: redis.Redis, settings: Any) -> None:
+    prefix = settings.REDIS_PREFIX
+    version = {"model": "m", "version": 1, "state": "END", "error": "no graph"}
+    shown = {"worker": "w1", "node": "n1", "held": 2, "answered": 7, "versions": [version]}
+    redis_client.sadd(f"{prefix}workers", "w1", "w2", "gone")
+    redis_client.set(f"{prefix}status:w1", json.dumps(shown))
+    redis_client.set(f"{prefix}status:w2", "of another release")
+    client = client_of("operator")
+    assert client.get("/api/workers/").json() == [{**shown, "versions": [{**version, "version": "1"}]}]
+    assert client_of("viewer", "grace").get("/api/workers/").status_code == 403
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert client.get("/api/workers/").status_code == 503
