@@ -17,7 +17,7 @@ from .engine.versions import MAX_VERSION
 from .models import NAME, Deployment, is_below
 from .policy import InvalidPolicy, format_policy, parse_policy
 
-MAX_WEIGHT: Final = 1000
+MAX_WEIGHT: Final = 32_767  # as the column
 MAX_TIMEOUT_MS: Final = 3_600_000
 MAX_POLICY: Final = 200  # characters, as the column
 MAX_PATH: Final = 1000

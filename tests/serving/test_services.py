@@ -234,7 +234,7 @@ def test_a_wrong_field_is_named(tmp_path: Path, fields: dict[str, object], field
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"weight": 0}, "weight: 0 won't do, expected a whole number from 1 to 1000"),
+        ({"weight": 0}, "weight: 0 won't do, expected a whole number from 1 to 32767"),
         ({"timeout_ms": 0}, "timeout_ms: 0 won't do, expected a whole number from 1 to 3600000"),
         ({"batching": {"max_batch_size": 8.5}}, "batching: max_batch_size must be a whole number, got 8.5"),
         ({"answer_labels": [0, 1, 2]}, "answer_labels: 0 is not a text"),
