@@ -69,7 +69,7 @@ def _log() -> Iterator[Metric]:
 
 
 def _serving() -> Iterator[Metric]:
-    live = [worker.pk for worker in WorkerState.objects.all() if worker.is_live]
+    live = list(WorkerState.objects.live().values_list("pk", flat=True))
     yield _gauge("daybook_workers_live", "Serving workers that reported lately.", len(live))
     versions = GaugeMetricFamily(
         "daybook_version_state", "1 for the state that a live worker reports of a version.", labels=("model", "version", "state")

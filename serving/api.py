@@ -3,18 +3,22 @@
 from datetime import datetime
 from typing import Any, cast
 
+from django.conf import settings
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
+from redis.exceptions import RedisError
 from rest_framework import serializers, status, viewsets
 from rest_framework.decorators import action
-from rest_framework.exceptions import PermissionDenied
+from rest_framework.exceptions import APIException, PermissionDenied
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, keys
+from .fields import InvalidDeployment
+from .live import LoadedVersion, WorkerStatus, read_workers
 from .models import NAME, APIKey, Application, Deployment, VersionState
 from .policy import InvalidPolicy, format_policy, parse_policy
-from .services import InvalidDeployment, change_deployment, create_deployment, remove_deployment
+from .services import change_deployment, create_deployment, remove_deployment, retry_deployment
 
 
 def _actor(request: Request) -> str:
@@ -94,6 +98,51 @@ class DeploymentViewSet(viewsets.ViewSet):
     def destroy(self, request: Request, name: str) -> Response:
         remove_deployment(deployment=access.get_deployment(request.user, name), actor=_actor(request))
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses={202: OpenApiResponse(description="Workers load its failed versions again.")})
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, name: str) -> Response:
+        retry_deployment(deployment=access.get_deployment(request.user, name), actor=_actor(request))
+        return Response(status=status.HTTP_202_ACCEPTED)
+
+
+class LoadedVersionSerializer(serializers.Serializer[LoadedVersion]):
+    model = serializers.CharField()
+    version = serializers.CharField()
+    state = serializers.CharField()
+    error = serializers.CharField()
+
+
+class WorkerSerializer(serializers.Serializer[WorkerStatus]):
+    """A serving worker as it shows itself: requests at it now, requests answered since its start, what it has loaded."""
+
+    worker = serializers.CharField()
+    node = serializers.CharField()
+    held = serializers.IntegerField()
+    answered = serializers.IntegerField()
+    versions = LoadedVersionSerializer(many=True)
+
+
+class Unreachable(APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "Redis can't be reached, so nothing is known of workers."
+
+
+@extend_schema(tags=["deployments"])
+class WorkerViewSet(viewsets.ViewSet):
+    """Workers that are live now, from Redis: also what they can't report to PostgreSQL."""
+
+    permission_classes = (IsAuthenticated,)
+    serializer_class = WorkerSerializer
+
+    @extend_schema(responses=WorkerSerializer(many=True))
+    def list(self, request: Request) -> Response:
+        access.require_operator(request.user)
+        try:
+            workers = read_workers(settings.REDIS_URL, settings.REDIS_PREFIX)
+        except RedisError as error:
+            raise Unreachable from error
+        return Response([WorkerSerializer(worker).data for worker in workers])
 
 
 def _refuse_as_field(service: Any, **arguments: Any) -> Deployment:

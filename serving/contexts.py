@@ -50,6 +50,11 @@ class DeploymentRow:
     faults: tuple[str, ...]  # what is wrong with its directory
 
     @property
+    def has_failed(self) -> bool:
+        """Whether trying again may help."""
+        return any(row.is_failed and row.state == "END" for row in self.versions)
+
+    @property
     def state(self) -> str:
         """`available`, `failed`, `loading` or `waiting`, for the mark beside the name."""
         if any(row.state == "AVAILABLE" for row in self.versions):
@@ -71,16 +76,17 @@ def serving_page(user: Any) -> ServingPage:
     """All deployments. Who doesn't operate sees states, not paths and errors (the template asks `may_operate`)."""
     deployments = list(Deployment.objects.with_states())
     loads = _loads(deployments)
+    believed = WorkerState.objects.all().believed()
     return ServingPage(
-        rows=tuple(_row(deployment, loads) for deployment in deployments),
-        workers=tuple(worker for worker in WorkerState.objects.order_by("node", "worker_id") if worker.is_live),
+        rows=tuple(_row(deployment, loads, believed) for deployment in deployments),
+        workers=tuple(WorkerState.objects.live().order_by("node", "worker_id")),
         may_operate=user.has_perm("serving.operate_deployment"),
         may_register=user.has_perm("catalog.publish_entry"),
     )
 
 
 def deployment_page(deployment: Deployment) -> DeploymentRow:
-    return _row(deployment, _loads([deployment]))
+    return _row(deployment, _loads([deployment]), WorkerState.objects.all().believed())
 
 
 def _loads(deployments: Sequence[Deployment]) -> dict[str, StreamLoad]:
@@ -95,15 +101,16 @@ def _stream(state: VersionState) -> str:
     return f"{settings.REDIS_PREFIX}q:{state.deployment.name}@{state.version}"
 
 
-def _row(deployment: Deployment, loads: dict[str, StreamLoad]) -> DeploymentRow:
+def _row(deployment: Deployment, loads: dict[str, StreamLoad], believed: frozenset[str]) -> DeploymentRow:
+    """believed: ids of the workers whose states count, as for the snapshot."""
     by_version: dict[int, list[VersionState]] = defaultdict(list)
     for state in deployment.version_states.all():
-        if state.worker.is_live:
+        if state.worker_id in believed:
             by_version[state.version].append(state)
     return DeploymentRow(
         deployment=deployment,
         versions=tuple(_version_row(deployment, by_version[version], loads) for version in sorted(by_version, reverse=True)),
-        faults=tuple(sorted({fault.error_message for fault in deployment.faults.all() if fault.worker.is_live})),
+        faults=tuple(sorted({fault.error_message for fault in deployment.faults.all() if fault.worker_id in believed})),
     )
 
 
@@ -116,7 +123,7 @@ def _version_row(deployment: Deployment, states: list[VersionState], loads: dict
         track=tuple(Step(name.lower(), index == position, index < position) for index, name in enumerate(TRACK)),
         labels=tuple(label for label, version in deployment.labels.items() if version == shown.version),
         since=shown.since,
-        workers=tuple(sorted(state.worker.worker_id for state in states)),
+        workers=tuple(sorted(state.worker_id for state in states)),
         artifact=shown.artifact,
         error_code=shown.error_code,
         error_message=shown.error_message,

@@ -4,7 +4,7 @@ Desired state (`Deployment`) and actual state (`WorkerState`, `VersionState`) ar
 on it and report the second. `PublishedSnapshot` is what gateways know of both.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from django.conf import settings
@@ -12,13 +12,11 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
 
-from .querysets import APIKeyQuerySet, ApplicationQuerySet, DeploymentQuerySet
+from .querysets import APIKeyQuerySet, ApplicationQuerySet, DeploymentQuerySet, WorkerStateQuerySet
 
 NAME = RegexValidator(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z", "A name starts with a letter or digit and holds letters, digits, '_', '-' and '.' only."
 )
-
-WORKER_SILENT_AFTER = timedelta(seconds=30)
 
 
 class Deployment(models.Model):
@@ -56,11 +54,9 @@ class WorkerState(models.Model):
     node = models.CharField(max_length=100)
     device = models.CharField(max_length=100, blank=True)
     started_at = models.DateTimeField(auto_now_add=True)
-    seen_at = models.DateTimeField()
+    seen_at = models.DateTimeField()  # by the database's clock
 
-    @property
-    def is_live(self) -> bool:
-        return timezone.now() - self.seen_at < WORKER_SILENT_AFTER
+    objects = WorkerStateQuerySet.as_manager()
 
 
 class ModelFault(models.Model):

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 
 import msgspec
 import redis
@@ -19,7 +20,8 @@ from django.utils import timezone
 from catalog.models import Entry
 from catalog.services import ReportedVersion, record_states
 
-from .models import APIKey, Deployment, PublishedSnapshot, VersionState
+from .fields import make_desired
+from .models import APIKey, Deployment, PublishedSnapshot, VersionState, WorkerState
 from .snapshot import EMPTY, Key, Limits, Signature, Snapshot, Version, decode_snapshot, encode_snapshot
 from .snapshot import Deployment as DeploymentView
 
@@ -36,7 +38,8 @@ def publish() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PUBLISH_LOCK])
     last = PublishedSnapshot.objects.order_by("-version").first()
-    snapshot = build(version=0, made_us=0)
+    before = _read(last) if last else EMPTY
+    snapshot = build(before)
     digest = hashlib.sha256(encode_snapshot(snapshot)).hexdigest()
     if last is not None and last.digest == digest:
         return
@@ -44,10 +47,20 @@ def publish() -> None:
     row.save(force_insert=True)
     made_us = int(row.made_at.timestamp() * 1_000_000)
     row.body = encode_snapshot(msgspec.structs.replace(snapshot, version=row.version, made_us=made_us))
+    decode_snapshot(row.body)  # what no gateway could read isn't published: the change that made it fails
     row.save(update_fields=["body"])
-    _tell_catalog(snapshot, decode_snapshot(bytes(last.body)) if last else EMPTY)
+    _tell_catalog(snapshot, before)
     PublishedSnapshot.objects.filter(version__lte=row.version - KEPT).delete()
     transaction.on_commit(announce)
+
+
+def _read(row: PublishedSnapshot) -> Snapshot:
+    """A published snapshot; the empty one when it can't be read (it's of another release), so that the next can be published."""
+    try:
+        return decode_snapshot(bytes(row.body))
+    except msgspec.MsgspecError as error:
+        logger.error("snapshot not readable", extra={"snapshot": row.version, "error": str(error)})
+        return EMPTY
 
 
 def _tell_catalog(snapshot: Snapshot, last: Snapshot) -> None:
@@ -89,7 +102,7 @@ def announce() -> None:
 
 def current() -> Snapshot | None:
     row = PublishedSnapshot.objects.order_by("-version").first()
-    return decode_snapshot(bytes(row.body)) if row else None
+    return _read(row) if row else None
 
 
 def try_it_secret() -> str:
@@ -97,30 +110,58 @@ def try_it_secret() -> str:
     return hmac.digest(settings.SECRET_KEY.encode(), b"daybook/try-it/v1", "sha256").hex()
 
 
-def build(*, version: int, made_us: int) -> Snapshot:
-    """The snapshot of what the database says now."""
+def build(last: Snapshot) -> Snapshot:
+    """The snapshot of what the database says now, without version and time. last: the one that gateways route by."""
     access = dict(Entry.objects.values_list("slug", "access"))
-    deployments = Deployment.objects.with_states()
+    believed = WorkerState.objects.all().believed()
+    deployments = {}
+    for deployment in Deployment.objects.with_states():
+        name = deployment.name
+        deployments[name] = _deployment(deployment, access.get(name, "key"), believed, last.deployments.get(name))
     return Snapshot(
-        version=version,
-        made_us=made_us,
+        version=0,
+        made_us=0,
         origin=settings.LOG_ORIGIN,
-        deployments={deployment.name: _deployment(deployment, access.get(deployment.name, "key")) for deployment in deployments},
+        deployments=deployments,
         keys={key.sha256: _key(key) for key in _keys()},
         try_it_secret=try_it_secret(),
         site_origin=settings.SITE_URL.rstrip("/"),
     )
 
 
-def _deployment(deployment: Deployment, access: str) -> DeploymentView:
-    versions = _versions(deployment)
+def _deployment(deployment: Deployment, access: str, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
+    """A row that can't be published is shown with its error alone, so that the others and the keys can be."""
+    try:
+        make_desired(deployment)
+        view = _view(deployment, access, believed, last)
+        return msgspec.json.decode(msgspec.json.encode(view), type=DeploymentView)
+    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError) as error:  # InvalidDeployment is a ValueError
+        logger.error("deployment can't be published", extra={"deployment": deployment.name, "error": str(error)})
+        text = f"{deployment.name} can't be served as it is configured: {error}"
+        return _without_versions(deployment, access, text)
+
+
+def _without_versions(deployment: Deployment, access: str, text: str) -> DeploymentView:
+    return DeploymentView(
+        name=deployment.name,
+        access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        versions=(),
+        labels={},
+        default_version=None,
+        error_code="FAILED_PRECONDITION",
+        error_message=text,
+    )
+
+
+def _view(deployment: Deployment, access: str, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
+    versions = _versions(deployment, believed)
     available = [version.version for version in versions if version.state == "AVAILABLE"]
-    fault = next((fault for fault in deployment.faults.all() if fault.worker.is_live), None)
+    fault = next((fault for fault in deployment.faults.all() if fault.worker_id in believed), None)
     return DeploymentView(
         name=deployment.name,
         access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
         versions=tuple(versions),
-        labels=deployment.labels,
+        labels=_labels(deployment.labels, available, last.labels if last is not None else {}),
         default_version=max(available, default=None),
         max_batch_size=deployment.batching.get("max_batch_size", 64),
         timeout_ms=deployment.timeout_ms,
@@ -132,11 +173,21 @@ def _deployment(deployment: Deployment, access: str) -> DeploymentView:
     )
 
 
-def _versions(deployment: Deployment) -> list[Version]:
-    """One entry per version, descending: the best state over the live workers, and its error when none of them has it ready."""
+def _labels(wanted: Mapping[str, int], available: Collection[int], last: Mapping[str, int]) -> dict[str, int]:
+    """Where labels lead. One that was moved stays on its last version until the new one is AVAILABLE, so that its callers don't see
+    the load, nor a load that fails."""
+    labels = {}
+    for label, version in wanted.items():
+        kept = last.get(label, version)
+        labels[label] = kept if kept in available and version not in available else version
+    return labels
+
+
+def _versions(deployment: Deployment, believed: frozenset[str]) -> list[Version]:
+    """One entry per version, descending: the best state over these workers, and its error when none of them has it ready."""
     reported: dict[int, list[VersionState]] = defaultdict(list)
     for state in deployment.version_states.all():
-        if state.worker.is_live:
+        if state.worker_id in believed:
             reported[state.version].append(state)
     versions = []
     for number in sorted(reported, reverse=True):

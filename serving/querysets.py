@@ -1,21 +1,43 @@
-"""Questions about many deployments, applications and keys."""
+"""Questions about many deployments, workers, applications and keys."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import AbstractUser, AnonymousUser
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 if TYPE_CHECKING:
-    from .models import APIKey, Application, Deployment  # noqa: F401
+    from .models import APIKey, Application, Deployment, WorkerState  # noqa: F401
 
 Person = AbstractUser | AnonymousUser
+
+WORKER_SILENT_AFTER = timedelta(seconds=30)
 
 
 class DeploymentQuerySet(models.QuerySet["Deployment"]):
     def with_states(self) -> "DeploymentQuerySet":
         return self.prefetch_related("version_states__worker", "faults__worker")
+
+
+class WorkerStateQuerySet(models.QuerySet["WorkerState"]):
+    """By the database's clock, which all workers and readers share."""
+
+    def live(self) -> "WorkerStateQuerySet":
+        """Those that reported lately."""
+        return self.filter(seen_at__gt=Now() - WORKER_SILENT_AFTER)
+
+    def silent(self) -> "WorkerStateQuerySet":
+        return self.filter(seen_at__lte=Now() - WORKER_SILENT_AFTER)
+
+    def believed(self) -> frozenset[str]:
+        """Ids of the workers whose states count: the live ones; all of them when none is.
+
+        Then it's we who couldn't hear them, because PostgreSQL was away, and they may serve all the same. If they don't, gateways
+        see it by their leases.
+        """
+        return frozenset(self.live().values_list("pk", flat=True)) or frozenset(self.values_list("pk", flat=True))
 
 
 class ApplicationQuerySet(models.QuerySet["Application"]):

@@ -7,36 +7,26 @@ publishes the snapshot in the same transaction.
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 import msgspec
-import numpy as np
-from django.conf import settings
-from django.db import transaction
+from django.db import DataError, IntegrityError, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from audit.acts import record_act
 from catalog import services as catalog_services
 
-from .engine.errors import InvalidOptions
 from .engine.lifecycle import ModelStatus, VersionStatus
-from .engine.options import BatchingOptions, DesiredModel
-from .models import NAME, WORKER_SILENT_AFTER, Deployment, ModelFault, VersionState, WorkerState, is_below
-from .policy import InvalidPolicy, format_policy, parse_policy
+from .engine.options import DesiredModel
+from .fields import InvalidDeployment, check_fields, check_name, check_path, make_desired
+from .models import Deployment, ModelFault, VersionState, WorkerState
 from .publication import announce, publish
 from .snapshot import Signature, TensorSpec
+from .storable import clean, clean_text
 
 logger = logging.getLogger(__name__)
-
-
-class InvalidDeployment(ValueError):
-    """What was asked for can't be served; `field` names what is wrong and the message what was expected."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
 
 
 def create_deployment(
@@ -63,24 +53,26 @@ def create_deployment(
     Raises InvalidDeployment when a field is wrong; a directory that holds no servable version is no error here: it shows in the
     state of the model, where it is looked at again every few seconds.
     """
-    path = _check(name=name, base_path=base_path, policy=policy, anywhere=anywhere)
-    _batching(batching or {})
+    check_name(name)
+    path = check_path(base_path, anywhere=anywhere)
+    fields = check_fields(
+        {
+            "policy": policy,
+            "labels": labels or {},
+            "batching": batching or {},
+            "weight": weight,
+            "stateful": stateful,
+            "timeout_ms": timeout_ms,
+            "answer_output": answer_output,
+            "answer_labels": answer_labels,
+        }
+    )
     with transaction.atomic():
         if Deployment.objects.filter(name=name).exists():
             raise InvalidDeployment("name", f"{name!r} is deployed already, expected a new name")
-        deployment = Deployment.objects.create(
-            name=name,
-            base_path=path,
-            policy=format_policy(parse_policy(policy)),
-            labels=dict(labels or {}),
-            batching=dict(batching or {}),
-            weight=weight,
-            stateful=stateful,
-            timeout_ms=timeout_ms,
-            answer_output=answer_output,
-            answer_labels=list(answer_labels),
-            created_by=actor,
-        )
+        deployment = Deployment(name=name, base_path=path, created_by=actor, **fields)
+        make_desired(deployment)
+        deployment.save(force_insert=True)
         catalog_services.publish_served_entry(
             name=name, actor=actor, summary=summary, access=access, tags=list(tags), class_names=list(answer_labels)
         )
@@ -98,18 +90,13 @@ def change_deployment(*, deployment: Deployment, actor: str, anywhere: bool = Fa
     changeable = {"base_path", "policy", "labels", "batching", "weight", "timeout_ms", "answer_output", "answer_labels"}
     if unknown := set(changes) - changeable:
         raise InvalidDeployment(min(unknown), f"can't be changed, expected some of {', '.join(sorted(changeable))}")
-    if "base_path" in changes or "policy" in changes:
-        path = _check(
-            name=deployment.name,
-            base_path=changes.get("base_path", deployment.base_path),
-            policy=changes.get("policy", deployment.policy),
-            anywhere=anywhere or "base_path" not in changes,
-        )
-        changes = {**changes, "base_path": path, "policy": format_policy(parse_policy(changes.get("policy", deployment.policy)))}
-    _batching(changes.get("batching", deployment.batching))
+    if "base_path" in changes:
+        changes["base_path"] = check_path(changes["base_path"], anywhere=anywhere)
+    changes |= check_fields({field: value for field, value in changes.items() if field != "base_path"})
     with transaction.atomic():
         for field, value in changes.items():
             setattr(deployment, field, value)
+        make_desired(deployment)
         deployment.save(update_fields=[*changes, "updated_at"])
         # Where models lie is the operator's business: paths stand in the row, never in a leaf.
         details = {field: "changed" if field == "base_path" else str(value)[:200] for field, value in changes.items()}
@@ -129,17 +116,38 @@ def remove_deployment(*, deployment: Deployment, actor: str) -> None:
         transaction.on_commit(_nudge_workers)
 
 
+def retry_deployment(*, deployment: Deployment, actor: str) -> None:
+    """Have workers load versions again that failed for good, for who has mended something that isn't in their files.
+
+    A worker that doesn't hear of it now never does: this isn't desired state.
+    """
+    with transaction.atomic():
+        record_act(kind="deployment.retried", actor=actor, subject=deployment.name, details={})
+        transaction.on_commit(partial(_tell_workers, "retry", deployment.name))
+
+
 def desired_models() -> list[DesiredModel]:
-    """What workers shall serve now."""
-    return [_desired(deployment) for deployment in Deployment.objects.all()]
+    """What workers shall serve now. A row that can't be served is left out, logged and shown in its state; the others go on."""
+    return [model for deployment in Deployment.objects.all() if (model := _find_desired(deployment)) is not None]
+
+
+def _find_desired(deployment: Deployment) -> DesiredModel | None:
+    try:
+        return make_desired(deployment)
+    except InvalidDeployment as error:
+        logger.error("deployment can't be served", extra={"deployment": deployment.name, "error": str(error)})
+        return None
 
 
 def report_status(*, worker_id: str, node: str, device: str, statuses: Sequence[ModelStatus]) -> None:
     """Take down what one worker serves. Called on every change and every few seconds."""
-    now = timezone.now()
     with transaction.atomic():
-        worker, _ = WorkerState.objects.update_or_create(worker_id=worker_id, defaults={"node": node, "device": device, "seen_at": now})
-        WorkerState.objects.filter(seen_at__lt=now - WORKER_SILENT_AFTER).delete()
+        if WorkerState.objects.live().exists():
+            WorkerState.objects.silent().delete()
+        else:  # nobody could report while PostgreSQL was away: the others get the same time again to do so
+            WorkerState.objects.update(seen_at=Now())
+        fields = {"node": node, "device": clean_text(device)[:100], "seen_at": Now()}
+        worker, _ = WorkerState.objects.update_or_create(worker_id=worker_id, defaults=fields)
         _take_down(worker, statuses)
         publish()  # at each report, so that an expired key or a changed access policy gets out without a change of its own here
     announce()
@@ -163,8 +171,9 @@ def _take_down(worker: WorkerState, statuses: Sequence[ModelStatus]) -> None:
         deployment = deployments.get(status.name)
         if deployment is None:
             continue  # being unloaded, its deployment is gone
-        if faults.get(deployment.pk, ("OK", "")) != (status.error_code, status.error_message):
-            _take_down_fault(worker, deployment, status)
+        fault = (status.error_code, clean_text(status.error_message))
+        if faults.get(deployment.pk, ("OK", "")) != fault:
+            _take_down_fault(worker, deployment, *fault)
         for version in status.versions:
             state = known.pop((deployment.pk, version.version), None)
             _take_down_version(worker, deployment, state, version)
@@ -172,38 +181,63 @@ def _take_down(worker: WorkerState, statuses: Sequence[ModelStatus]) -> None:
         state.delete()
 
 
-def _take_down_fault(worker: WorkerState, deployment: Deployment, status: ModelStatus) -> None:
+def _take_down_fault(worker: WorkerState, deployment: Deployment, code: str, message: str) -> None:
     ModelFault.objects.filter(worker=worker, deployment=deployment).delete()
-    if status.error_code != "OK":
-        ModelFault.objects.create(worker=worker, deployment=deployment, error_code=status.error_code, error_message=status.error_message)
-    details = {"worker": worker.worker_id, "error": status.error_code}  # the message names paths
-    record_act(kind="model.directory", actor=f"worker:{worker.node}", subject=deployment.name, details=details, note=status.error_message)
+    if code != "OK":
+        ModelFault.objects.create(worker=worker, deployment=deployment, error_code=code, error_message=message)
+    details = {"worker": worker.worker_id, "error": code}  # the message names paths
+    record_act(kind="model.directory", actor=f"worker:{worker.node}", subject=deployment.name, details=details, note=message)
 
 
 def _take_down_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, status: VersionStatus) -> None:
-    signatures = {name: _signature(status, name) for name in status.signatures}
-    fields: dict[str, Any] = {
+    """What can't be stored of a version becomes its error, so that one odd model doesn't stop the report of all."""
+    try:
+        _write_version(worker, deployment, state, status.version, _describe(status))
+    except (DataError, IntegrityError, ValueError, TypeError, OverflowError) as error:
+        text = clean_text(f"version {status.version} of {deployment.name} can't be published: {type(error).__name__}: {error}")
+        logger.error("version not reported", extra={"deployment": deployment.name, "error": text})
+        try:
+            _write_version(worker, deployment, state, status.version, _describe_fault(text))
+        except (DataError, IntegrityError) as fault:  # its very number has no place
+            logger.error("version left out", extra={"deployment": deployment.name, "error": str(fault)})
+
+
+def _describe(status: VersionStatus) -> dict[str, Any]:
+    """A version as `VersionState` holds it."""
+    return {
         "state": str(status.state),
         "error_code": status.error_code,
-        "error_message": status.error_message,
+        "error_message": clean_text(status.error_message),
         "artifact": status.artifact,
-        "signatures": signatures,
-        "batching": {name: rule.reason for name, rule in status.rules.items()},
+        "signatures": clean({name: _signature(status, name) for name in status.signatures}),
+        "batching": clean({name: rule.reason for name, rule in status.rules.items()}),
     }
+
+
+def _describe_fault(text: str) -> dict[str, Any]:
+    """END, since gateways can't call what they can't be told of."""
+    return {"state": "END", "error_code": "INTERNAL", "error_message": text, "artifact": "", "signatures": {}, "batching": {}}
+
+
+def _write_version(worker: WorkerState, deployment: Deployment, state: VersionState | None, number: int, fields: Mapping[str, Any]) -> None:
+    """Take down a change of a version, with its act and for the catalog: all of it or nothing."""
     if state is not None and all(getattr(state, field) == value for field, value in fields.items()):
         return
-    VersionState.objects.update_or_create(
-        worker=worker, deployment=deployment, version=status.version, defaults={**fields, "since": timezone.now()}
-    )
-    details = {"version": status.version, "worker": worker.worker_id, "state": fields["state"]}
-    if status.error_code != "OK":
-        details |= {"error": status.error_code}
-    if status.state == "AVAILABLE":
-        details |= {"artifact": status.artifact}
-        catalog_services.record_version(name=deployment.name, version=status.version, artifact=status.artifact, signatures=signatures)
-    if state is None or (state.state, state.error_code) != (status.state, status.error_code):
-        actor = f"worker:{worker.node}"
-        record_act(kind="version.state", actor=actor, subject=deployment.name, details=details, note=status.error_message)
+    details = {"version": number, "worker": worker.worker_id, "state": fields["state"]}
+    if fields["error_code"] != "OK":
+        details |= {"error": fields["error_code"]}
+    with transaction.atomic():
+        VersionState.objects.update_or_create(
+            worker=worker, deployment=deployment, version=number, defaults={**fields, "since": timezone.now()}
+        )
+        if fields["state"] == "AVAILABLE":
+            details |= {"artifact": fields["artifact"]}
+            catalog_services.record_version(
+                name=deployment.name, version=number, artifact=fields["artifact"], signatures=fields["signatures"]
+            )
+        if state is None or (state.state, state.error_code) != (fields["state"], fields["error_code"]):
+            actor, note = f"worker:{worker.node}", fields["error_message"]
+            record_act(kind="version.state", actor=actor, subject=deployment.name, details=details, note=note)
 
 
 def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
@@ -215,60 +249,21 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
         inputs={key: TensorSpec(spec.name, spec.dtype, spec.shape) for key, spec in signature.inputs.items()},
         outputs={key: TensorSpec(spec.name, spec.dtype, spec.shape) for key, spec in signature.outputs.items()},
         batched=rule.batched if rule else False,
-        defaults={key: _plain(value) for key, value in signature.defaults.items()},
+        defaults={key: clean(value.reshape(-1).tolist()) for key, value in signature.defaults.items()},
     )
     return cast(dict[str, Any], msgspec.to_builtins(view))
 
 
-def _plain(value: np.ndarray) -> list[object]:
-    """A default's elements, flat, bytes as text; its shape is the input's."""
-    return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value.reshape(-1).tolist()]
-
-
-def _check(*, name: str, base_path: str, policy: str, anywhere: bool) -> str:
-    """The resolved base path. Raises InvalidDeployment."""
-    if not NAME.regex.match(name):  # type: ignore[union-attr]
-        raise InvalidDeployment("name", f"{name!r} won't do: {NAME.message}")
-    try:
-        parse_policy(policy)
-    except InvalidPolicy as error:
-        raise InvalidDeployment("policy", str(error)) from error
-    path = Path(base_path).expanduser().resolve()
-    if not anywhere and not is_below(str(path), [str(Path(root).resolve()) for root in settings.MODEL_ROOTS]):
-        roots = ", ".join(map(str, settings.MODEL_ROOTS))
-        raise InvalidDeployment("base_path", f"{base_path} is not below one of the model directories ({roots})")
-    if not path.is_dir():
-        raise InvalidDeployment("base_path", f"{path} is not a directory, expected one that holds a directory per version")
-    return str(path)
-
-
-def _batching(values: Mapping[str, Any]) -> BatchingOptions:
-    """Raises InvalidDeployment for an unknown option or a wrong value."""
-    try:
-        return BatchingOptions(**{**values, "allowed_batch_sizes": tuple(values.get("allowed_batch_sizes", ()))})
-    except (InvalidOptions, TypeError, ValueError) as error:
-        raise InvalidDeployment("batching", str(error).removeprefix("BatchingOptions.__init__() ")) from error
-
-
-def _desired(deployment: Deployment) -> DesiredModel:
-    return DesiredModel(
-        name=deployment.name,
-        base_path=deployment.base_path,
-        platform=deployment.platform,
-        policy=parse_policy(deployment.policy),
-        labels=deployment.labels,
-        batching=_batching(deployment.batching),
-        weight=deployment.weight,
-        stateful=deployment.stateful,
-        timeout=deployment.timeout_ms / 1000,
-    )
-
-
 def _nudge_workers() -> None:
     """Tell workers to look now. They look every two seconds anyway, so a broker that is away only costs that time."""
-    from .tasks import nudge
+    _tell_workers("nudge")
+
+
+def _tell_workers(task: str, *arguments: str) -> None:
+    """Broadcast a control task."""
+    from . import tasks
 
     try:
-        nudge.apply_async(retry=False)
+        getattr(tasks, task).apply_async(arguments, retry=False)
     except Exception as error:
-        logger.info("workers not nudged", extra={"error": str(error)})
+        logger.info("workers not told", extra={"task": task, "error": str(error)})

@@ -1,6 +1,6 @@
 """When to do it: control tasks that every serving worker hears. They hold no logic and are safe to repeat.
 
-`nudge`, `status` and `drain` act on the engine in the process that runs them; in a process without one they do nothing. `load` and
+`nudge`, `status`, `retry` and `drain` act on the engine in the process that runs them; in a process without one they do nothing. `load` and
 `unload` change what is desired, through the service, and nudge.
 """
 
@@ -20,9 +20,16 @@ def nudge() -> None:
 
 @shared_task(name="serving.control.status", ignore_result=True)  # type: ignore[untyped-decorator]
 def status() -> dict[str, Any] | None:
-    """Report now; also gives what was reported."""
+    """Report now, to PostgreSQL and Redis, where `live.read_workers` finds it: a broadcast has no answer. Gives what was reported."""
     engine = find_engine()
     return engine.report_now() if engine is not None else None
+
+
+@shared_task(name="serving.control.retry", ignore_result=True)  # type: ignore[untyped-decorator]
+def retry(name: str) -> None:
+    """Load a model's failed versions again."""
+    if (engine := find_engine()) is not None:
+        engine.retry(name)
 
 
 @shared_task(name="serving.control.drain", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -10,6 +10,7 @@ urlpatterns = [
     path("serving/try-it-token/", views.try_it_token, name="try_it_token"),
     path("serving/<str:name>/", views.deployment_detail, name="detail"),
     path("serving/<str:name>/remove/", views.deployment_remove, name="remove"),
+    path("serving/<str:name>/retry/", views.deployment_retry, name="retry"),
     path("keys/", views.key_list, name="keys"),
     path("keys/applications/<int:pk>/", views.application_detail, name="application"),
     path("keys/applications/<int:pk>/delete/", views.application_delete, name="application_delete"),

@@ -15,11 +15,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from catalog.access import get_entry
 
 from . import access, contexts, keys
+from .fields import InvalidDeployment
 from .forms import ApplicationForm, ChangeForm, KeyForm, RegisterForm
 from .gateway.tryit import TRY_IT_SECONDS, mint
 from .models import Application
 from .publication import try_it_secret
-from .services import InvalidDeployment, change_deployment, create_deployment, remove_deployment
+from .services import change_deployment, create_deployment, remove_deployment, retry_deployment
 
 
 def _name(request: HttpRequest) -> str:
@@ -88,6 +89,14 @@ def deployment_remove(request: HttpRequest, name: str) -> HttpResponse:
         messages.success(request, f"{name} is no longer served. Its records stay.")
         return redirect("serving:list")
     return render(request, "serving/remove.html", {"deployment": deployment, "wrong": wrong}, status=422 if wrong else 200)
+
+
+@require_POST
+@login_required
+def deployment_retry(request: HttpRequest, name: str) -> HttpResponse:
+    retry_deployment(deployment=access.get_deployment(request.user, name), actor=_name(request))
+    messages.success(request, "Workers load its failed versions again.")
+    return redirect("serving:detail", name=name)
 
 
 def _operates(request: HttpRequest) -> bool:

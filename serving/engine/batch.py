@@ -129,6 +129,12 @@ class Batch:
     rerun: bool  # whether it may be run apart after a failure
     started: float
     cost: float  # seconds of device time, as estimated when it was formed
+    allowed_sizes: Sequence[int] = ()  # what a run of several tasks is padded to, ascending; empty = any size
+
+
+def find_padded_size(size: int, allowed_sizes: Sequence[int]) -> int:
+    """The smallest allowed size that holds `size` rows; `size` itself when there is none."""
+    return next((allowed for allowed in allowed_sizes if allowed >= size), size)
 
 
 class Result(NamedTuple):

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .batch import Batch, Piece, Result, Slice, Timing, claim_answer
+from .batch import Batch, Piece, Result, Slice, Timing, claim_answer, find_padded_size
 from .errors import Code, EngineError, RunFailed
 from .servable import Servable
 
 logger = logging.getLogger(__name__)
 
-_NOT_THE_INPUT = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
+_NOT_THE_INPUT = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE})
+_MAYBE_THE_INPUT = frozenset({Code.RESOURCE_EXHAUSTED, Code.ABORTED})  # an op that wants a terabyte, or a device that is full
 _pieces = Lock()  # guards `Task.pieces`: parts of one split task may run at the same time
 
 
@@ -27,12 +28,20 @@ class _RowsChanged(RunFailed):
     code = Code.INVALID_ARGUMENT
 
 
+def _is_searched(error: EngineError) -> bool:
+    """Whether some task's input may have caused it, so that the others deserve a run without it."""
+    if error.code in _MAYBE_THE_INPUT:
+        return isinstance(error, RunFailed)
+    return error.code not in _NOT_THE_INPUT
+
+
 def execute(batch: Batch, servable: Servable, *, timeout_ms: int) -> list[Result]:
     """Run a batch and give the result of every task that ended with it, in the batch's order.
 
     A split task ends with its last part, or with the first part that fails. A failed run of several tasks is halved until the
-    guilty one is alone: at most 2·log2(n) further runs for one culprit. When an output doesn't keep the rows, every task runs
-    alone at once. Batches with `rerun` unset fail as a whole. Results are given once per task, whatever else answers it.
+    guilty one is alone: at most 2·log2(n) further runs for one culprit; halves are padded as whole batches are. When an output
+    doesn't keep the rows, every task runs alone at once. Batches with `rerun` unset fail as a whole. Results are given once per
+    task, whatever else answers it.
     """
     run = _Run(batch, servable, timeout_ms)
     run.together(batch.slices, batch.padded_size)
@@ -74,17 +83,17 @@ class _Run:
             )
             shares = _split(outputs, slices, padded_size)
         except EngineError as error:
-            if len(slices) == 1 and padded_size and isinstance(error, _RowsChanged) and batch.rerun:
+            if len(slices) == 1 and batch.rerun and _may_be_padding(error, slices, padded_size):
                 self.together(slices, 0)
-            elif len(slices) == 1 or not batch.rerun or error.code in _NOT_THE_INPUT:
+            elif len(slices) == 1 or not batch.rerun or not _is_searched(error):
                 self._end(slices, None, error, before)
             elif isinstance(error, _RowsChanged):
                 for part in slices:
                     self.together((part,), 0)
             else:
                 middle = len(slices) // 2
-                self.together(slices[:middle], 0)
-                self.together(slices[middle:], 0)
+                for half in (slices[:middle], slices[middle:]):
+                    self.together(half, find_padded_size(_size(half), batch.allowed_sizes) if batch.allowed_sizes else 0)
         except Exception as error:  # ours or the servable's fault: the tasks are answered, the loop goes on
             logger.exception("run failed", extra={"servable": str(batch.key), "signature": batch.signature})
             self._end(slices, None, EngineError(f"{type(error).__name__}: {error}"), before)
@@ -95,7 +104,7 @@ class _Run:
         started, num_runs = self.started, self.num_runs
         model_us = int((time.monotonic() - before) * 1e6)
         batch_id = self.batch.id if len(slices) > 1 or self.batch.padded_size else 0
-        guilty = error is not None and len(slices) == 1 and error.code not in _NOT_THE_INPUT
+        guilty = error is not None and len(slices) == 1 and _is_searched(error)
         size = _size(slices)
         index = 0
         for place, part in enumerate(slices):
@@ -103,6 +112,13 @@ class _Run:
             timing = Timing(max(queue_us, 0), model_us, batch_id, size, index, num_runs)
             self.outcomes.append(_Outcome(part, shares[place] if shares is not None else None, error, timing, guilty))
             index += part.stop - part.start
+
+
+def _may_be_padding(error: EngineError, slices: Sequence[Slice], padded_size: int) -> bool:
+    """Whether a lone task may have failed only because it was padded."""
+    if isinstance(error, _RowsChanged):
+        return padded_size > 0
+    return padded_size > _size(slices) and error.code in _MAYBE_THE_INPUT and isinstance(error, RunFailed)
 
 
 def _size(slices: Sequence[Slice]) -> int:

@@ -107,7 +107,8 @@ class Manager:
     def retry(self, name: str) -> None:
         """Give versions of a model that ended in an error another life, though their files haven't changed."""
         with self._lock:
-            self._ended[name] = [version for version in self._ended.get(name, ()) if version.error is None]
+            if name in self._ended:
+                self._ended[name] = [version for version in self._ended[name] if version.error is None]
             for key, version in self._versions.items():
                 if key.name == name and version.state is State.START:
                     version.retry_at = 0.0

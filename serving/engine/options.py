@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Final, Literal
 
 from .errors import InvalidOptions
 
@@ -40,6 +40,28 @@ class Specific:
 
 VersionPolicy = Latest | All | Specific
 
+MAX_COUNT: Final = 1 << 20  # of rows in a batch, and of batches in a queue
+MAX_SECONDS: Final = 3600.0
+
+
+def _check_count(name: str, value: object) -> None:
+    """These values come from people's JSON: neither a float nor a bool is taken for a number of rows."""
+    if type(value) is not int:
+        raise InvalidOptions(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise InvalidOptions(f"{name} must be at least 1, got {value}")
+    if value > MAX_COUNT:
+        raise InvalidOptions(f"{name} must be at most {MAX_COUNT}, got {value}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidOptions(f"{name} must be a number of seconds, got {value!r}")
+    if value < 0:
+        raise InvalidOptions(f"{name} can't be negative, got {value}")
+    if not value <= MAX_SECONDS:
+        raise InvalidOptions(f"{name} must be at most {MAX_SECONDS:.0f} seconds, got {value}")
+
 
 @dataclass(frozen=True, slots=True)
 class BatchingOptions:
@@ -63,15 +85,17 @@ class BatchingOptions:
 
     def __post_init__(self) -> None:
         sizes = self.allowed_batch_sizes
+        for name in ("max_batch_size", "max_enqueued_batches"):
+            _check_count(name, getattr(self, name))
+        for size in sizes:
+            _check_count("each of allowed_batch_sizes", size)
+        for name in ("batch_timeout", "max_batch_time"):
+            _check_seconds(name, getattr(self, name))
+        if not isinstance(self.split_large, bool):
+            raise InvalidOptions(f"split_large must be true or false, got {self.split_large!r}")
         if self.mode not in ("auto", "on", "off"):
             raise InvalidOptions(f"batching must be auto, on or off, got {self.mode!r}")
-        if self.max_batch_size < 1:
-            raise InvalidOptions(f"max_batch_size must be at least 1, got {self.max_batch_size}")
-        if self.max_enqueued_batches < 1:
-            raise InvalidOptions(f"max_enqueued_batches must be at least 1, got {self.max_enqueued_batches}")
-        if self.batch_timeout < 0 or self.max_batch_time < 0:
-            raise InvalidOptions("batch_timeout and max_batch_time can't be negative")
-        if any(a >= b for a, b in pairwise(sizes)) or (sizes and sizes[0] < 1):
+        if any(a >= b for a, b in pairwise(sizes)):
             raise InvalidOptions(f"allowed_batch_sizes must be positive and ascending, got {list(sizes)}")
         if sizes and sizes[-1] != self.max_batch_size:
             raise InvalidOptions(

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from .batch import Batch, Result, Slice, Task, claim_answer
+from .batch import Batch, Result, Slice, Task, claim_answer, find_padded_size
 from .errors import Code, DeadlinePassed, EngineError, InvalidInput, QueueFull, UnknownServable
 from .latency import LatencyModel, Line
 from .queues import Group, Queue, QueueOptions
@@ -302,18 +302,16 @@ class Scheduler:
         size = padded_size = 0
         for _, start, stop in slices:
             size += stop - start
+        allowed = queue.options.batching.allowed_batch_sizes
         if group.batched:
-            padded_size = size
-            for allowed in queue.options.batching.allowed_batch_sizes:
-                if allowed >= size:
-                    padded_size = allowed
-                    break
+            padded_size = find_padded_size(size, allowed) if allowed else size
         cost = line.seconds(padded_size or max(size, 1)) if line is not None else 0.0
         if queue.virtual_time > self._virtual_time:
             self._virtual_time = queue.virtual_time
         queue.virtual_time += cost / queue.options.weight
         batch_id = next(self._batch_ids)
-        return Batch(batch_id, queue.key, group.signature, group.output_filter, slices, size, padded_size, group.rule.rerun, now, cost)
+        rerun = group.rule.rerun
+        return Batch(batch_id, queue.key, group.signature, group.output_filter, slices, size, padded_size, rerun, now, cost, allowed)
 
     def _take(self, group: Group, limit: int, line: Line | None, now: float) -> list[Slice]:
         """Take up to `limit` rows out of a group; with limit 0 one whole task."""

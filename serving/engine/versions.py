@@ -71,12 +71,18 @@ def choose(model: DesiredModel, found: Scan) -> list[int]:
 
 
 def fingerprint(path: str) -> tuple[object, ...]:
-    """Changes when the files of a version directory are replaced or completed; cheap enough for each poll."""
+    """Changes when any file of a version directory is replaced, completed, added or removed; reads no file.
+
+    Size, date and inode of each, in a fixed order. What can't be looked at is left out.
+    """
     marks: list[object] = []
-    for relative in ("", "saved_model.pb", "saved_model.pbtxt", "variables", "variables/variables.index"):
-        try:
-            status = os.stat(os.path.join(path, relative))
-        except OSError:
-            continue
-        marks.append((relative, status.st_mtime_ns, status.st_size, status.st_ino))
+    for directory, names, files in os.walk(path):
+        names.sort()
+        for name in sorted(files):
+            file = os.path.join(directory, name)
+            try:
+                status = os.stat(file)
+            except OSError:
+                continue
+            marks.append((os.path.relpath(file, path), status.st_mtime_ns, status.st_size, status.st_ino))
     return tuple(marks)

@@ -28,7 +28,7 @@ from .auth import Authenticator
 from .door import MEASURE_S, Door
 from .errors import GatewayError, NotReady
 from .exchange import Exchange
-from .health import readiness
+from .health import Health
 from .http import JSON, preflight_headers
 from .limits import Limiter
 from .metrics import CONTENT_TYPE, Metrics
@@ -123,6 +123,7 @@ class Gateway:
             limiter=Limiter(self._redis, options.prefix, lambda: queue.num_gateways),
             metrics=metrics,
         )
+        self._health = Health(self._door)
         self._name_metrics(metrics)
         await snapshots.start()
         self._measure(loop)
@@ -232,7 +233,7 @@ class Gateway:
             case "/healthz":
                 request.answer(200, _TEXT, b"ok\n")
             case "/readyz":
-                found = readiness(door)
+                found = self._health.look()
                 request.answer(200 if found.is_ready else 503, _READINESS, found.encode())
             case "/metrics":
                 request.answer(200, _METRICS, door.metrics.text())

@@ -82,7 +82,13 @@ def _state(version: Version) -> VersionState:
 
 def _listed(deployment: Deployment) -> ListedModel:
     return ListedModel(
-        deployment.name, deployment.access, deployment.default_version, deployment.labels, [_state(v) for v in deployment.versions]
+        deployment.name,
+        deployment.access,
+        deployment.default_version,
+        deployment.labels,
+        [_state(version) for version in deployment.versions],
+        deployment.error_code,
+        deployment.error_message,
     )
 
 

@@ -248,10 +248,19 @@ def get_servable(route: Route, models: Mapping[str, ModelRoute]) -> ServableRout
         servable = model.default if number is None else model.servables.get(number)
         if servable is not None:
             return servable
-    text = f"Servable not found for request: {servable_text(route.model, number)}"
+    text = f"Servable not found for request: {servable_text(route.model, number)}{_explain(model)}"
     if model is not None and _is_coming(model, number):
         raise NotReady(text, retry_after=1.0)
     raise NotFound(text)
+
+
+def _explain(model: ModelRoute | None) -> str:
+    """What is wrong with a deployment of which no version is known, after the reference's own text."""
+    return f": {model.deployment.error_message}" if model is not None and _is_faulty(model.deployment) else ""
+
+
+def _is_faulty(deployment: Deployment) -> bool:
+    return not deployment.versions and bool(deployment.error_message)
 
 
 def servable_text(model: str, version: int | None) -> str:
@@ -260,6 +269,8 @@ def servable_text(model: str, version: int | None) -> str:
 
 def _is_coming(model: ModelRoute, number: int | None) -> bool:
     versions = model.deployment.versions
+    if _is_faulty(model.deployment):
+        return model.deployment.error_code == "UNAVAILABLE"  # its directory can't be read now
     if not versions:
         return number is None  # just deployed: no worker has told of it yet
     return any(version.state in _COMING and number in (None, version.version) for version in versions)
@@ -269,7 +280,7 @@ def get_status(route: Route, models: Mapping[str, ModelRoute]) -> list[Version]:
     """The versions that a status request asks for, descending. Raises NotFound, ProtocolError for an unknown label."""
     model = models.get(route.model)
     if model is None or (not model.deployment.versions and route.version is None and route.label is None):
-        raise NotFound(f"Could not find any versions of model {route.model}")
+        raise NotFound(f"Could not find any versions of model {route.model}{_explain(model)}")
     number = route.version
     if route.label is not None:
         number = model.deployment.labels.get(route.label)
@@ -279,5 +290,5 @@ def get_status(route: Route, models: Mapping[str, ModelRoute]) -> list[Version]:
         return list(model.deployment.versions)
     version = model.find_version(number)
     if version is None:
-        raise NotFound(f"Could not find version {number} of model {route.model}")
+        raise NotFound(f"Could not find version {number} of model {route.model}{_explain(model)}")
     return [version]

@@ -41,7 +41,7 @@ _prefix: Final = struct.Struct("<2sBBIQ16sq")
 _part: Final = struct.Struct("<16sQIIQ")  # request id, writer's token, index, count, length of the whole frame
 _PADS: Final = tuple(b"\0" * (-size % 8) for size in range(8))
 _COPY_BELOW: Final = 32 * 1024  # a copy of this costs less than writing one more part
-_MAX_TEXT: Final = 1024
+MAX_ERROR_BYTES: Final = 64 * 1024
 
 _BFLOAT16: Final = 14
 _STRING: Final = 7
@@ -154,11 +154,13 @@ def encode_reply(request_id: bytes, response: InferenceResponse) -> tuple[list[B
 
 
 def encode_error(request_id: bytes, code: int, subject: str, text: str, timing: Timing | None = None) -> tuple[list[Buffer], int]:
-    """The parts and length of the frame that answers with an error; its text is cut at 1,024 characters as TensorFlow Serving's."""
-    if len(text) > _MAX_TEXT:
-        text = text[:_MAX_TEXT] + "...TRUNCATED"
+    """The parts and length of the frame that answers with an error. Its text is whole up to MAX_ERROR_BYTES, as REST gives it; a
+    door whose protocol has shorter texts (gRPC: 1,024 characters) cuts it."""
     timing = timing or Timing()
-    text = text.encode("utf-8", "replace").decode()  # an op may put anything into its message
+    encoded = text.encode("utf-8", "replace")  # an op may put anything into its message
+    text = encoded[:MAX_ERROR_BYTES].decode("utf-8", "ignore")
+    if len(encoded) > MAX_ERROR_BYTES:
+        text += "...TRUNCATED"
     header = _encode(
         _ReplyHeader(
             subject,

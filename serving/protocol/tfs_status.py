@@ -38,13 +38,15 @@ class SignatureInfo:
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model in the list. `access`: open, key or subscription."""
+    """A model in the list. `access`: open, key or subscription; the error is its directory's, not a version's."""
 
     name: str
     access: str
     default_version: int | None
     labels: Mapping[str, int]
     versions: Sequence[VersionState]
+    error_code: str = "OK"
+    error_message: str = ""
 
 
 def encode_error(message: str) -> bytes:
@@ -75,6 +77,7 @@ def encode_models(models: Iterable[ListedModel]) -> bytes:
             "access": model.access,
             "default_version": None if model.default_version is None else str(model.default_version),
             "labels": {label: str(version) for label, version in sorted(model.labels.items())},
+            "status": {"error_code": model.error_code, "error_message": model.error_message},
             "model_version_status": [_status(version) for version in model.versions],
         }
         for model in models

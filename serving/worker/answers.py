@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ..dataplane import GROUP, Keys
 from ..engine.batch import Result
@@ -33,6 +34,14 @@ class AnswerTooLarge(EngineError):
     code = Code.OUT_OF_RANGE
 
 
+class _Write(NamedTuple):
+    """What was written, how many replies that makes, and the entries that it acknowledges."""
+
+    data: bytes
+    num_replies: int
+    entries: Sequence[Entry]
+
+
 class Answers:
     """Any thread may call any method. Writing doesn't wait for Redis to confirm."""
 
@@ -45,7 +54,7 @@ class Answers:
         self._lock = threading.Lock()
         self._connection: Connection | None = None  # all below: guarded by _lock
         self._run_id = ""
-        self._unconfirmed: deque[tuple[bytes, int]] = deque()  # what was written, and how many replies that makes
+        self._unconfirmed: deque[_Write] = deque()
         self._num_confirmed = 0  # of the first of them
         self._unconfirmed_bytes = 0  # written since confirmations were read
         self.num_answered = 0
@@ -79,10 +88,11 @@ class Answers:
             with self._lock:
                 if found != self._run_id:
                     self._run_id = found
-                    self._unconfirmed.clear()
+                    while self._unconfirmed:
+                        _settle(self._unconfirmed.popleft())
                 self._num_confirmed = 0
-                for data, _ in self._unconfirmed:
-                    connection.send(data)
+                for write in self._unconfirmed:
+                    connection.send(write.data)
                 self._connection = connection
         except (RedisGone, ReplyError):
             connection.close()
@@ -147,7 +157,7 @@ class Answers:
                 num_replies += len(commands)
             self.num_answered += len(answers)
             data = b"".join(written)  # a copy: what may have to be written again must not hold on to a model's memory
-            self._unconfirmed.append((data, num_replies))
+            self._unconfirmed.append(_Write(data, num_replies, [entry for entries in done.values() for entry in entries]))
             if self._connection is None:
                 return  # `recover` writes it
             try:
@@ -217,11 +227,16 @@ class Answers:
         if isinstance(reply, ReplyError):
             logger.error("answer refused by redis", extra={"error": str(reply)})
         self._num_confirmed += 1
-        if self._num_confirmed == self._unconfirmed[0][1]:
-            self._unconfirmed.popleft()
+        if self._num_confirmed == self._unconfirmed[0].num_replies:
+            _settle(self._unconfirmed.popleft())
             self._num_confirmed = 0
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _settle(write: _Write) -> None:
+    for entry in write.entries:
+        entry.settled = True

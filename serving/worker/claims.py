@@ -61,6 +61,7 @@ class Claims:
         self._consumer = f"{road.worker_id}/claims"  # not the readers' own: what they find pending there was never run
         self._backlog = Backlog()  # claimed frames wait here, not for a batch
         self._claimed: deque[_Claimed] = deque()
+        self._may_be_more = False  # the last sweep took as much as it may at once
         self._unserved: dict[str, int] = {}  # base → sweeps in a row
         self._run_id = ""
         self._stopping = threading.Event()
@@ -85,6 +86,8 @@ class Claims:
                     due = time.monotonic() + SWEEP_SECONDS
                     self._sweep(connection)
                 if not self._run_next(connection):
+                    if self._may_be_more:
+                        due = 0.0
                     self._stopping.wait(max(due - time.monotonic(), 0.0))
             except (RedisGone, ReplyError) as error:
                 logger.warning("claims interrupted", extra={"error": str(error)})
@@ -110,6 +113,7 @@ class Claims:
 
     def _sweep(self, connection: Connection) -> None:
         keys = self._road.keys
+        self._may_be_more = False
         bases, workers = connection.call_all([("SMEMBERS", keys.streams), ("SMEMBERS", keys.workers)])
         leases = self._read_leases(connection, [member.decode() for member in workers])
         taken = frozenset().union(*(lease.serving | lease.loading for lease in leases.values()))
@@ -172,7 +176,9 @@ class Claims:
         if any(claimed.opened.entry.stream == stream for claimed in self._claimed):
             return  # first things first; another worker may take the rest
         for worker in dead:
-            for entry_id, fields, deliveries in self._claim(connection, stream, worker, CLAIM_ENTRIES):
+            entries = self._claim(connection, stream, worker, CLAIM_ENTRIES)
+            self._may_be_more |= len(entries) == CLAIM_ENTRIES
+            for entry_id, fields, deliveries in entries:
                 opened = self._open(stream, entry_id, fields)
                 if opened is None:
                     continue

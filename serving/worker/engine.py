@@ -91,6 +91,10 @@ class Engine:
         """Look at the desired state now."""
         self._wake.set()
 
+    def retry(self, name: str) -> None:
+        """Load the versions of a model again that ended in an error, though their files haven't changed."""
+        self._manager.retry(name)
+
     def drain(self, drained: bool) -> None:
         """Finish what is held and read no more, or read again."""
         self._loop.drain(drained)

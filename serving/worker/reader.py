@@ -164,8 +164,8 @@ class Reader:
         if tasks:
             self.backlog.add(rows)
             self._road.callers.enqueue(tasks)
-        if len(self._held) > 4 * MAX_ENTRIES:
-            self._held = {entry_id: entry for entry_id, entry in self._held.items() if entry.left}
+        if len(self._held) > 4 * MAX_ENTRIES:  # what isn't settled is handed out again when both connections break: it must be known
+            self._held = {entry_id: entry for entry_id, entry in self._held.items() if not entry.settled}
 
     def _open(self, entry_id: bytes, fields: Sequence[bytes] | None) -> list[Task]:
         road = self._road

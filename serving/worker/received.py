@@ -14,6 +14,7 @@ class Entry:
     left: int  # frames not yet answered; guarded by the lock of `Answers`
     request_ids: tuple[bytes, ...] = ()
     claimed: bool = False  # taken over from a dead worker: the marks of its frames go with it
+    settled: bool = False  # Redis has confirmed that it's acknowledged, or is another server now; set by `Answers`
 
 
 class Backlog:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -102,52 +101,6 @@ def served(directory: Path, *prefix: str) -> Iterator[tuple[subprocess.Popen[str
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def steps_of(trace: str) -> Iterator[str]:
-    """What strace saw, in order: "write" when one begins, "sync" when what was written is durable, "answer"."""
-    writing: dict[str, bool] = {}  # by thread, whether its unfinished write also syncs
-    for line in trace.splitlines():
-        thread, _, call = line.partition(" ")
-        call = call.lstrip()
-        if call.startswith("pwritev"):
-            yield "write"
-            syncs = "RWF_DSYNC" in call
-            if call.endswith("<unfinished ...>"):
-                writing[thread] = syncs
-            elif syncs and re.search(r"\) += [1-9]", call):
-                yield "sync"
-        elif (call.startswith("<... pwritev") and writing.pop(thread) and re.search(r"\) += [1-9]", call)) or (
-            "fdatasync" in call and re.search(r"\) += 0", call)
-        ):
-            yield "sync"
-        elif call.startswith("sendto") and '"answer' in call:
-            yield "answer"
-
-
-def test_the_sync_returns_before_the_answers_first_byte(tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    calls = "trace=pwritev,pwritev2,fdatasync,sendto,write"
-    watched = served(tmp_path / "journal", strace, "-f", "-qq", "-s", "64", "-e", calls, "-o", str(trace))
-    with watched as (process, connection):
-        stream = connection.makefile("rw")
-        for number in range(20):
-            stream.write(f"request {number}\n")
-            stream.flush()
-            assert stream.readline().startswith("answer ")
-        stream.write("stop\n")
-        stream.flush()
-        process.wait(30)
-    kinds = list(steps_of(trace.read_text()))
-    answers = [place for place, kind in enumerate(kinds) if kind == "answer"]
-    assert len(answers) == 20
-    for before, place in zip([-1, *answers], answers, strict=False):
-        since = kinds[before + 1 : place]
-        assert "write" in since
-        assert "sync" in since[since.index("write") :], f"no sync between write and answer: {since}"
 
 
 def test_a_killed_process_leaves_every_answered_call(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from catalog.models import Entry
 from catalog.services import set_access, set_examples, set_tags, update_card
 from demo.seed import seed_people
 from serving.keys import delete_application, revoke_key, rotate_key
-from serving.services import change_deployment, remove_deployment
+from serving.services import change_deployment, remove_deployment, retry_deployment
 
 from .factories import make_deployment, make_key, make_user
 from .test_services import report, status
@@ -56,6 +56,7 @@ def do_everything(tmp_path: Path) -> None:
     set_examples(entry=entry, examples=[{"name": "one", "request": {"instances": [1]}}], actor=PERSON)
     update_card(entry=entry, actor=PERSON, summary=f"made by {PERSON}")
     change_deployment(deployment=deployment, actor=PERSON, base_path=str(tmp_path), anywhere=True)
+    retry_deployment(deployment=deployment, actor=PERSON)
     report(error_code="NOT_FOUND", error_message=f"there is no directory {tmp_path}")
     report(status(state="END", error_code="NOT_FOUND", error_message=f"no saved_model.pb in {tmp_path}/1"))
     remove_deployment(deployment=deployment, actor=PERSON)

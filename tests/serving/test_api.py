@@ -1,8 +1,12 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from rest_framework.test import APIClient
 
+from audit.models import Record
 from serving.models import APIKey, Deployment
 
 from .factories import make_application, make_deployment, make_key, make_user
@@ -36,6 +40,19 @@ def test_a_wrong_field_is_named() -> None:
     )
     assert answer.status_code == 400
     assert "newest" in str(answer.json()["policy"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("answer_labels", [0, 1, 2]), ("batching", {"max_batch_size": 8.5}), ("weight", 0), ("timeout_ms", 0)]
+)
+def test_a_wrong_change_leaves_everything_as_it_was(field: str, value: object, tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    client = client_of("operator")
+    answer = client.patch("/api/deployments/half_plus_two/", {field: value}, format="json")
+    assert (answer.status_code, list(answer.json())) == (400, [field])
+    made, _ = make_key(make_user("grace"))
+    client.force_authenticate(made.application.owner)
+    assert client.delete(f"/api/keys/{made.prefix}/").status_code == 204
 
 
 @pytest.mark.parametrize("role", ["viewer", "auditor"])
@@ -86,3 +103,24 @@ def test_a_number_that_no_row_can_have_is_not_found() -> None:
     client = client_of()
     for digits in ("9" * 18, "9" * 30, "9" * 5_000):
         assert client.delete(f"/api/applications/{digits}/").status_code == 404
+
+
+def test_a_failed_model_is_tried_again_by_its_operator(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    assert client_of("operator").post("/api/deployments/half_plus_two/retry/").status_code == 202
+    assert Record.objects.filter(verb="deployment.retried", model="half_plus_two").count() == 1
+    assert client_of("auditor", "grace").post("/api/deployments/half_plus_two/retry/").status_code == 403
+
+
+def test_live_workers_are_read_from_redis(redis_client: redis.Redis, settings: Any) -> None:
+    prefix = settings.REDIS_PREFIX
+    version = {"model": "m", "version": 1, "state": "END", "error": "no graph"}
+    shown = {"worker": "w1", "node": "n1", "held": 2, "answered": 7, "versions": [version]}
+    redis_client.sadd(f"{prefix}workers", "w1", "w2", "gone")
+    redis_client.set(f"{prefix}status:w1", json.dumps(shown))
+    redis_client.set(f"{prefix}status:w2", "of another release")
+    client = client_of("operator")
+    assert client.get("/api/workers/").json() == [{**shown, "versions": [{**version, "version": "1"}]}]
+    assert client_of("viewer", "grace").get("/api/workers/").status_code == 403
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert client.get("/api/workers/").status_code == 503

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+from django.db.models.functions import Now
 from django.test import Client
 
-from serving.models import APIKey, Application, Deployment
+from serving.models import APIKey, Application, Deployment, VersionState, WorkerState
 
 from .factories import make_deployment, make_key, make_user
 
@@ -109,3 +110,14 @@ def test_a_try_it_token_is_for_what_its_person_may_see(tmp_path: Path) -> None:
     assert answer.json()["expires_in"] <= 300
     assert client.post("/serving/try-it-token/", {"api": "nothing"}, content_type="application/json").status_code == 404
     assert client.post("/serving/try-it-token/", "[", content_type="application/json").status_code == 400
+
+
+def test_what_failed_can_be_loaded_again(tmp_path: Path) -> None:
+    deployment = make_deployment(tmp_path)
+    client = sign_in("operator")
+    assert "Load again" not in client.get("/serving/half_plus_two/").content.decode()
+    worker = WorkerState.objects.create(worker_id="w1", node="n1", seen_at=Now())
+    VersionState.objects.create(worker=worker, deployment=deployment, version=1, state="END", error_code="INTERNAL", error_message="x")
+    assert "Load again" in client.get("/serving/half_plus_two/").content.decode()
+    assert client.post("/serving/half_plus_two/retry/")["Location"] == "/serving/half_plus_two/"
+    assert sign_in("viewer", "grace").post("/serving/half_plus_two/retry/").status_code == 403

@@ -34,6 +34,7 @@ def test_without_an_engine_control_tasks_do_nothing() -> None:
     assert tasks.nudge() is None
     assert tasks.status() is None
     assert tasks.drain("n1") is None
+    assert tasks.retry("m") is None
 
 
 @pytest.mark.django_db

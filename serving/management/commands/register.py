@@ -3,8 +3,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from serving.fields import InvalidDeployment
 from serving.policy import InvalidPolicy, parse_label
-from serving.services import InvalidDeployment, create_deployment
+from serving.services import create_deployment
 
 
 class Command(BaseCommand):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving.engine.batch import Batch, BatchRule, Result, Task
-from serving.engine.errors import Code, EngineError, RunFailed, UnknownSignature
+from serving.engine.errors import Code, EngineError, NoMemory, RunFailed, UnknownSignature
 from serving.engine.executor import execute
 from serving.engine.options import BatchingOptions
 from serving.engine.scheduler import Scheduler
@@ -103,6 +103,60 @@ def test_a_fault_that_is_not_the_inputs_is_not_searched_for() -> None:
     results = run([make_task() for _ in range(8)], servable)
     assert [(result.error.code if result.error else None, result.guilty) for result in results] == [(Code.DEADLINE_EXCEEDED, False)] * 8
     assert servable.sizes == [8]
+
+
+@pytest.mark.parametrize("code", [Code.RESOURCE_EXHAUSTED, Code.ABORTED])
+def test_an_input_that_takes_all_memory_fails_alone(code: Code) -> None:
+    def body(x: np.ndarray) -> np.ndarray:
+        if (x == BAD).any():
+            raise RunFailed("OOM when allocating tensor with shape[1000000000000]", code)
+        return x * 2
+
+    results = run([make_task(value=BAD if place == 5 else float(place)) for place in range(16)], NumpyServable(body))
+    assert [place for place, result in enumerate(results) if result.error is not None] == [5]
+    assert [result.guilty for result in results].index(True) == 5
+    assert values(results[6]) == [12.0]
+
+
+def test_a_batch_too_large_for_the_device_is_run_in_parts_and_nobody_is_guilty() -> None:
+    def body(x: np.ndarray) -> np.ndarray:
+        if len(x) > 4:
+            raise RunFailed("OOM", Code.RESOURCE_EXHAUSTED)
+        return x * 2
+
+    servable = NumpyServable(body)
+    results = run([make_task(value=float(place)) for place in range(16)], servable)
+    assert [values(result) for result in results] == [[2.0 * place] for place in range(16)]
+    assert not any(result.guilty for result in results)
+    assert servable.sizes == [16, 8, 4, 4, 8, 4, 4]
+
+
+def test_a_refusal_of_ours_is_not_searched_for() -> None:
+    servable = NumpyServable()
+    servable.fail_with = NoMemory("no room")
+    results = run([make_task() for _ in range(8)], servable)
+    assert [result.guilty for result in results] == [False] * 8
+    assert servable.sizes == [8]
+
+
+def test_halves_are_padded_to_allowed_sizes() -> None:
+    batching = BatchingOptions(max_batch_size=16, allowed_batch_sizes=(4, 16))
+    servable = NumpyServable(poison=BAD)
+    results = run([make_task(value=BAD if place == 0 else float(place)) for place in range(16)], servable, batching)
+    assert set(servable.sizes) == {4, 16}
+    assert [result.guilty for result in results] == [True, *[False] * 15]
+    assert values(results[1]) == [2.0]
+
+
+def test_a_lone_task_that_fits_without_padding_is_run_as_it_came() -> None:
+    def body(x: np.ndarray) -> np.ndarray:
+        if len(x) > 1:
+            raise RunFailed("OOM", Code.RESOURCE_EXHAUSTED)
+        return x * 2
+
+    batching = BatchingOptions(max_batch_size=4, allowed_batch_sizes=(2, 4))
+    results = run([make_task(value=float(place)) for place in range(4)], NumpyServable(body), batching)
+    assert [values(result) for result in results] == [[0.0], [2.0], [4.0], [6.0]]
 
 
 def test_what_may_not_be_run_again_fails_as_a_whole() -> None:

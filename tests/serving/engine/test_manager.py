@@ -142,6 +142,40 @@ def test_a_broken_new_version_leaves_the_old_one_serving(stage: Stage) -> None:
     assert (broken.error_code, broken.error_message) == ("FAILED_PRECONDITION", "no graph")
 
 
+def make_shard(stage: Stage) -> Path:
+    """The weights of version 1 of `m`."""
+    stage.make("m", 1)
+    shard = stage.root / "m" / "1" / "variables" / "variables.data-00000-of-00001"
+    shard.parent.mkdir()
+    shard.write_bytes(b"these bytes")
+    return shard
+
+
+def test_a_version_whose_weights_were_repaired_is_loaded_again(stage: Stage) -> None:
+    shard = make_shard(stage)
+    stage.available = 0
+    stage.desire(stage.model(max_retries=0))
+    stage.settle({1: ENDED})
+    stage.available = None
+    stage.poll()
+    stage.settle({1: ENDED})
+    shard.write_bytes(b"more bytes than before")
+    stage.poll()
+    stage.settle({1: LIVE})
+
+
+def test_a_shard_replaced_while_it_is_loaded_is_loaded_anew(stage: Stage) -> None:
+    """Otherwise the record would name other bytes than those that answer (P5)."""
+    shard = make_shard(stage)
+    stage.loader.gate.clear()
+    stage.desire(stage.model(max_retries=0))
+    assert stage.loader.entered.wait(20)
+    shard.write_bytes(b"other bytes")
+    stage.loader.gate.set()
+    stage.settle({1: LIVE})
+    assert stage.loader.loaded == [ServableKey("m", 1)] * 2
+
+
 def test_the_resource_preserving_transition_unloads_first(stage: Stage) -> None:
     stage.make("m", 1)
     stage.desire(stage.model(transition="resource"))

@@ -32,7 +32,13 @@ def test_every_state_is_reached_and_left_as_the_table_says() -> None:
     [
         ({"max_batch_size": 0}, "max_batch_size must be at least 1, got 0"),
         ({"max_enqueued_batches": 0}, "max_enqueued_batches must be at least 1, got 0"),
-        ({"batch_timeout": -1.0}, "batch_timeout and max_batch_time can't be negative"),
+        ({"batch_timeout": -1.0}, "batch_timeout can't be negative, got -1.0"),
+        ({"max_batch_size": 8.5}, "max_batch_size must be a whole number, got 8.5"),
+        ({"max_batch_size": True}, "max_batch_size must be a whole number, got True"),
+        ({"max_batch_size": 2**20 + 1}, "max_batch_size must be at most 1048576, got 1048577"),
+        ({"batch_timeout": "1"}, "batch_timeout must be a number of seconds, got '1'"),
+        ({"max_batch_time": float("nan")}, "max_batch_time must be at most 3600 seconds, got nan"),
+        ({"allowed_batch_sizes": (4.0, 64)}, "each of allowed_batch_sizes must be a whole number, got 4.0"),
         ({"mode": "sometimes"}, "batching must be auto, on or off, got 'sometimes'"),
         ({"allowed_batch_sizes": (4, 2)}, "allowed_batch_sizes must be positive and ascending, got [4, 2]"),
         (

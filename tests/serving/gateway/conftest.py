@@ -1,5 +1,6 @@
 """A real gateway in a process of its own, behind it a real Redis, the real journal, and a real worker with quick Python servables."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from tests.serving.gateway.servables import SERVABLES, DoorLoader
 from tests.serving.gateway.snapshots import KEYS, make_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
+VERSIONS = itertools.count(1)  # of snapshots; all gateways of a run share a prefix
 
 
 class GatewayProcess:
@@ -82,12 +84,10 @@ class Door:
         self.redis = client
         self.prefix = prefix
         self.http = httpx.Client(base_url=gateway.url, timeout=20.0, trust_env=False)
-        self._version = 0
 
     def publish(self, **changes: Any) -> Snapshot:
         """Put a snapshot into Redis as `serving.publication` does, and wait until the gateway routes by it."""
-        self._version += 1
-        snapshot = make_snapshot(self.prefix, version=self._version, **changes)
+        snapshot = make_snapshot(self.prefix, version=next(VERSIONS), **changes)
         with self.redis.pipeline() as pipe:
             pipe.set(f"{self.prefix}snapshot:current", encode_snapshot(snapshot))
             pipe.set(f"{self.prefix}snapshot:version", snapshot.version)

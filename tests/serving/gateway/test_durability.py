@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.audit.calls import leaves_of, read_entries
 from tests.serving.gateway.conftest import Door, wait_until
 
 NUM_CALLS = 20
+_SOME_BYTES = re.compile(r"\) += [1-9]")
 _RECORD = re.compile(r"daybook-record: ([0-9a-f-]{36})", re.I)
 
 
@@ -22,20 +23,30 @@ def journal_of(door: Door) -> Path:
     return door.gateway.directory / "var" / "journal"
 
 
-def steps_of(trace: str) -> list[str]:
-    """What the kernel did, in its order: "write" into the journal, "sync" returned, or the record id of an answer being sent.
+def steps_of(trace: str) -> Iterator[str]:
+    """What the kernel did, in its order: "write" when one into the journal begins, "sync" when what was written is durable, or the
+    record id of an answer that begins to be sent.
 
-    A call that another thread interrupts stands in two lines; it is done when its second one comes, begun when its first one does.
+    A call that another thread interrupts stands in two lines: begun with its first one, done with its second.
     """
-    steps = []
+    writing: dict[str, bool] = {}  # by thread, whether its unfinished write also syncs
     for line in trace.splitlines():
-        if re.search(r"pwritev2?\(", line):
-            steps.append("write")
-        elif re.search(r"fdatasync\(\d+\)\s+= 0|<\.\.\. fdatasync resumed>.*= 0", line):
-            steps.append("sync")
-        elif "HTTP/1.1 200" in line and (found := _RECORD.search(line)):
-            steps.append(found.group(1))
-    return steps
+        thread, _, call = line.partition(" ")
+        call = call.lstrip()
+        if call.startswith("pwritev"):
+            yield "write"
+            syncs = "RWF_DSYNC" in call
+            if call.endswith("<unfinished ...>"):
+                writing[thread] = syncs
+            elif syncs and _SOME_BYTES.search(call):
+                yield "sync"
+        elif call.startswith("<... pwritev"):
+            if writing.pop(thread, False) and _SOME_BYTES.search(call):
+                yield "sync"
+        elif "fdatasync" in call and re.search(r"\) += 0", call):
+            yield "sync"
+        elif "HTTP/1.1 200" in call and (found := _RECORD.search(call)):
+            yield found.group(1)
 
 
 def test_the_sync_returns_before_the_answers_first_byte(start_gateway: Callable[..., Door], tmp_path: Path) -> None:
@@ -50,7 +61,7 @@ def test_the_sync_returns_before_the_answers_first_byte(start_gateway: Callable[
     named = [door.predict("half_plus_two", {"instances": [number]}).headers["daybook-record"] for number in range(NUM_CALLS)]
     assert door.gateway.stop() == 0
     wait_until(lambda: f"{door.gateway.process.pid} +++ exited with 0 +++" in trace.read_text(), "the trace is whole")
-    steps = steps_of(trace.read_text())
+    steps = list(steps_of(trace.read_text()))
     answers = [place for place, step in enumerate(steps) if step in named]
     assert [steps[place] for place in answers] == named
     for before, place in zip([-1, *answers], answers, strict=False):

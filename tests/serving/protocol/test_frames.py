@@ -126,8 +126,16 @@ def test_errors_come_back_with_their_text() -> None:
     assert reply.response.outputs == {}
 
 
-def test_long_error_texts_are_cut() -> None:
-    assert decode_reply(b"".join(encode_error(ID, 3, "RunFailed", "x" * 5000)[0])).error == "x" * 1024 + "...TRUNCATED"
+def carried(text: str) -> str:
+    """An error's text after its travel."""
+    return decode_reply(b"".join(encode_error(ID, 3, "RunFailed", text)[0])).error
+
+
+def test_error_texts_are_whole_up_to_64_kb() -> None:
+    assert carried("x" * 65_536) == "x" * 65_536
+    assert carried("x" * 65_537) == "x" * 65_536 + "...TRUNCATED"
+    assert carried("é" * 40_000) == "é" * 32_768 + "...TRUNCATED"
+    assert carried("x" + "é" * 40_000) == "x" + "é" * 32_767 + "...TRUNCATED"  # never half a character
 
 
 def test_an_entry_is_split_without_decoding() -> None:

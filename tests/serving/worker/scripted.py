@@ -1,6 +1,6 @@
 """A runtime with handles for faults: a true servable whose runs can fail, last, and kill the process.
 
-Its version directory holds `options.json`: `delay` seconds per run. Every run is noted in `runs.jsonl` there before it begins, one
+Its version directory holds `options.json`: `delay` seconds per run. Every run is noted in a file beside it before it begins, one
 line with the values that it was fed, so that tests see across processes what has reached the model. The runs of the load-time probe
 take no time and leave no note.
 """
@@ -43,7 +43,7 @@ class ScriptedServable:
         x = inputs["x"]
         if timeout_ms == PROBE_TIMEOUT_MS:
             return {"y": x * 2}
-        with (self._directory / "runs.jsonl").open("a") as runs:
+        with _notes(self._directory).open("a") as runs:
             runs.write(json.dumps(x.tolist()) + "\n")
         if (x == ABORT).any():
             os.abort()
@@ -54,6 +54,11 @@ class ScriptedServable:
 
     def unload(self) -> None:
         pass
+
+
+def _notes(directory: Path) -> Path:
+    """Not inside it: what a load sees change there it refuses."""
+    return directory.with_name(f"{directory.name}.runs.jsonl")
 
 
 class ScriptedLoader:
@@ -73,9 +78,9 @@ def make_version(base: Path, version: int = 1, *, delay: float = 0.0) -> Path:
 
 def runs(base: Path, version: int = 1) -> list[list[float]]:
     """What has reached the model, run by run."""
-    path = base / str(version) / "runs.jsonl"
+    path = _notes(base / str(version))
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def forget_runs(base: Path, version: int = 1) -> None:
-    (base / str(version) / "runs.jsonl").unlink(missing_ok=True)
+    _notes(base / str(version)).unlink(missing_ok=True)

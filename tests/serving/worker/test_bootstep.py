@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.dataplane import decode_lease
+from serving.live import read_workers
 from tests.serving.worker.plant import PREFIX, Server, run, wait_until
 from tests.serving.worker.test_engine import ask, half_plus_two, models
 
@@ -80,3 +82,23 @@ def test_it_serves_without_postgresql_survives_its_broker_and_stops_cleanly(
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert not server.client().smembers(f"{PREFIX}workers"), "the lease is given back"
+
+
+def test_a_broadcast_reaches_the_engine(server: Server, start_celery: Start, models: dict[str, str], tmp_path: Path) -> None:
+    from serving.worker.engine import _pack
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "desired.json").write_text(json.dumps([_pack(half_plus_two(models))]))
+    start_celery("-P", "threads", "-Q", "control.n1", "--hostname", "worker@n1")
+
+    def num_serving() -> int:
+        client = server.client()
+        leases = [client.get(key) for key in client.scan_iter(f"{PREFIX}worker:*")]
+        return sum(len(decode_lease(lease).serving) for lease in leases if isinstance(lease, bytes))
+
+    wait_until(lambda: num_serving() == 1, 60)
+    (status,) = read_workers(server.url, PREFIX)
+    assert (status.node, status.held) == ("n1", 0)
+    send = "from config.celery import app; app.tasks; from serving.tasks import drain; drain.delay('n1')"
+    start_celery(code=f"import django; django.setup(); {send}").communicate(timeout=60)
+    wait_until(lambda: num_serving() == 0, 20)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,33 @@ def test_another_worker_takes_over_after_kill_9(server: Server, start_process: C
     again = runs(base)[1:]
     assert sorted(values for values in again) == sorted([float(n)] for n in range(1, 9)), "each alone, once"
     assert not server.client().keys("daybook-test:tried:*")
+
+
+def test_what_many_small_entries_carried_is_taken_over_without_pause(
+    server: Server, start_process: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    base = tmp_path / "m"
+    directory = make_version(base, delay=30.0)
+    first = start_process("first", base)
+
+    async def main() -> None:
+        async with gateway(server.url) as door:
+            futures = []
+            for n in range(60):
+                futures.append(door.submit(float(n)))
+                await asyncio.sleep(0.01)  # another tick, another entry
+            client = server.client()
+            await door.until(lambda: client.xpending("daybook-test:q:m@1:0", "workers")["pending"] == 60)
+            first.kill()
+            (directory / "options.json").write_text("{}")
+            start_process("second", base)
+            await futures[0]
+            begun = time.monotonic()
+            for n, future in enumerate(futures):
+                assert doubled(await future) == [2.0 * n]
+            assert time.monotonic() - begun < 8.0, "not four entries a second"
+
+    run(main())
 
 
 def test_a_request_that_kills_is_refused_and_nobody_else(

@@ -11,6 +11,7 @@ import pytest
 
 from serving.engine.lifecycle import ModelStatus
 from serving.engine.options import BatchingOptions, DesiredModel, Specific
+from serving.live import read_workers
 from serving.protocol.messages import InferenceRequest
 from serving.worker.engine import Engine
 from serving.worker.options import WorkerOptions
@@ -153,3 +154,17 @@ os.abort()
     start_engine(database)
     wait_until(lambda: bool(database.reports) and database.reports[-1].get("mlp@1") == "AVAILABLE")
     assert database.reports[-1]["half_plus_two@1"] == "START"
+
+
+def test_what_failed_for_good_is_loaded_again_when_asked(
+    server: Server, start_engine: Callable[[Database], Engine], tmp_path: Path
+) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    database = Database()
+    database.desired = [DesiredModel("broken", str(tmp_path / "broken"), max_retries=0)]
+    engine = start_engine(database)
+    wait_until(lambda: bool(database.reports) and database.reports[-1] == {"broken@1": "END"})
+    tried = engine._manager.generation
+    engine.retry("broken")
+    wait_until(lambda: engine._manager.generation >= tried + 3)  # START, LOADING, END
+    assert read_workers(server.url, PREFIX)[0].versions[0].model == "broken"
