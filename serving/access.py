@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
 
@@ -12,6 +13,21 @@ def require_operator(user: Any) -> None:
     """Raises PermissionDenied (403): that deployments exist is no secret, so hiding them behind 404 would only puzzle."""
     if not user.has_perm("serving.operate_deployment"):
         raise PermissionDenied("Only operators may deploy, change or remove served models.")
+
+
+def require_administrator(user: Any) -> None:
+    """Raises PermissionDenied."""
+    if not user.has_perm("auth.change_user"):
+        raise PermissionDenied("Only administrators see people and give roles.")
+
+
+def get_person(user: Any, name: str) -> User:
+    """An account by its user name, for administrators."""
+    require_administrator(user)
+    person = User.objects.prefetch_related("groups").filter(username=name).first()
+    if person is None:
+        raise Http404(f"Nobody is named {name!r}.")
+    return person
 
 
 def get_deployment(user: Any, name: str) -> Deployment:

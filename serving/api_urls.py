@@ -1,10 +1,11 @@
 from rest_framework.routers import SimpleRouter
 
-from . import api
+from . import api, api_people
 
 router = SimpleRouter()
 router.register("deployments", api.DeploymentViewSet, basename="deployment")
 router.register("applications", api.ApplicationViewSet, basename="application")
 router.register("keys", api.KeyViewSet, basename="key")
+router.register("people", api_people.PersonViewSet, basename="person")
 
 urlpatterns = router.urls

@@ -10,6 +10,7 @@ from django.utils import timezone
 from .keys import SCOPES
 from .models import NAME
 from .policy import InvalidPolicy, format_policy, parse_label, parse_policy
+from .roles import MEANINGS
 
 
 def _split_labels(text: str) -> dict[str, int]:
@@ -103,3 +104,18 @@ class KeyForm(forms.Form):
         values["apis"] = values["apis"].split() or ["*"]
         values["expires_at"] = timezone.now() + timedelta(days=days) if days else None
         return values
+
+
+class RolesForm(forms.Form):
+    roles = forms.MultipleChoiceField(
+        choices=[(role, f"{role}: {meaning}") for role, meaning in MEANINGS.items()],
+        widget=forms.CheckboxSelectMultiple,
+        required=False,
+    )
+
+
+class PersonForm(RolesForm):
+    name = forms.CharField(max_length=150, label="User name")
+    email = forms.EmailField(required=False, label="E-mail")
+
+    field_order = ("name", "email", "roles")

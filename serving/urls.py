@@ -1,6 +1,6 @@
 from django.urls import path
 
-from . import views
+from . import views, views_people
 
 app_name = "serving"
 
@@ -15,4 +15,6 @@ urlpatterns = [
     path("keys/applications/<int:pk>/delete/", views.application_delete, name="application_delete"),
     path("keys/<str:prefix>/revoke/", views.key_revoke, name="key_revoke"),
     path("keys/<str:prefix>/rotate/", views.key_rotate, name="key_rotate"),
+    path("people/", views_people.people_list, name="people"),
+    path("people/<str:name>/", views_people.person_detail, name="person"),
 ]
