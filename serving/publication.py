@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 
 import msgspec
 import redis
@@ -16,7 +17,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
-from catalog.models import Entry
+from catalog.rights import Rights, rights_of
 from catalog.services import ReportedVersion, record_states
 
 from .models import APIKey, Deployment, PublishedSnapshot, VersionState
@@ -99,26 +100,39 @@ def try_it_secret() -> str:
 
 def build(*, version: int, made_us: int) -> Snapshot:
     """The snapshot of what the database says now."""
-    access = dict(Entry.objects.values_list("slug", "access"))
     deployments = Deployment.objects.with_states()
+    rights = rights_of([deployment.name for deployment in deployments])
+    subscriptions = _subscriptions(rights)
     return Snapshot(
         version=version,
         made_us=made_us,
         origin=settings.LOG_ORIGIN,
-        deployments={deployment.name: _deployment(deployment, access.get(deployment.name, "key")) for deployment in deployments},
-        keys={key.sha256: _key(key) for key in _keys()},
+        deployments={deployment.name: _deployment(deployment, rights.get(deployment.name, Rights())) for deployment in deployments},
+        keys={key.sha256: _key(key, subscriptions) for key in _keys()},
         try_it_secret=try_it_secret(),
         site_origin=settings.SITE_URL.rstrip("/"),
     )
 
 
-def _deployment(deployment: Deployment, access: str) -> DeploymentView:
+def _subscriptions(rights: Mapping[str, Rights]) -> dict[tuple[str, str], list[str]]:
+    """(user name, application) → the models that it was approved for."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in sorted(rights):
+        for application in rights[name].approved:
+            found[application].append(name)
+    return found
+
+
+def _deployment(deployment: Deployment, rights: Rights) -> DeploymentView:
     versions = _versions(deployment)
     available = [version.version for version in versions if version.state == "AVAILABLE"]
     fault = next((fault for fault in deployment.faults.all() if fault.worker.is_live), None)
     return DeploymentView(
         name=deployment.name,
-        access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        access=rights.access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        visibility=rights.visibility,  # type: ignore[arg-type]  # likewise
+        seen_by=rights.seen_by,
+        subscribers=tuple(sorted({user for user, _ in rights.approved})),
         versions=tuple(versions),
         labels=deployment.labels,
         default_version=max(available, default=None),
@@ -160,14 +174,16 @@ def _keys() -> list[APIKey]:
     return list(APIKey.objects.usable(now).select_related("application__owner").filter(application__owner__is_active=True))
 
 
-def _key(key: APIKey) -> Key:
+def _key(key: APIKey, subscriptions: Mapping[tuple[str, str], list[str]]) -> Key:
+    user = key.application.owner.get_username()
     return Key(
         sha256=key.sha256,
         prefix=key.prefix,
         application=key.application.name,
-        user=key.application.owner.get_username(),
+        user=user,
         scopes=tuple(key.scopes),
         apis=tuple(key.apis),
         expires_us=int(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None,
         limits=Limits(requests_per_second=key.requests_per_second, concurrency=key.concurrency),
+        subscriptions=tuple(subscriptions.get((user, key.application.name), ())),
     )
