@@ -9,6 +9,8 @@ from typing import Any
 import redis
 from django.conf import settings
 
+from catalog.models import Entry
+
 from .live import StreamLoad, read_loads
 from .models import APIKey, Application, Deployment, VersionState, WorkerState
 
@@ -68,13 +70,18 @@ class ServingPage:
 
 
 def serving_page(user: Any) -> ServingPage:
-    """All deployments. Who doesn't operate sees states, not paths and errors (the template asks `may_operate`)."""
-    deployments = list(Deployment.objects.with_states())
+    """The deployments whose entries `user` may see, all of them for operators. Who doesn't operate sees states, not paths and errors
+    (the template asks `may_operate`)."""
+    may_operate = user.has_perm("serving.operate_deployment")
+    shown = Deployment.objects.with_states()
+    if not may_operate:
+        shown = shown.filter(name__in=Entry.objects.visible_to(user).values("slug"))
+    deployments = list(shown)
     loads = _loads(deployments)
     return ServingPage(
         rows=tuple(_row(deployment, loads) for deployment in deployments),
         workers=tuple(worker for worker in WorkerState.objects.order_by("node", "worker_id") if worker.is_live),
-        may_operate=user.has_perm("serving.operate_deployment"),
+        may_operate=may_operate,
         may_register=user.has_perm("catalog.publish_entry"),
     )
 
@@ -152,9 +159,11 @@ def application_page(application: Application) -> ApplicationRow:
     return ApplicationRow(application, True, tuple(application.keys.all()))
 
 
-def first_lines(key: str) -> str:
-    """Two lines that use a new key: what may be called, and a first call."""
-    name = Deployment.objects.filter(version_states__state="AVAILABLE").values_list("name", flat=True).first() or "half_plus_two"
+def first_lines(key: str, user: Any) -> str:
+    """Two lines that use a new key: what may be called, and a first look at a model that `user` sees."""
+    seen = Entry.objects.visible_to(user).exclude(access=Entry.Access.SUBSCRIPTION).values("slug")
+    ready = Deployment.objects.filter(version_states__state="AVAILABLE", name__in=seen)
+    name = ready.values_list("name", flat=True).first() or "half_plus_two"
     header = f"-H 'Authorization: Bearer {key}'"
     models = f"{settings.GATEWAY_URL}/v1/models"
     return f"curl {models} {header}\ncurl {models}/{name}/openapi.json {header}"

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from catalog.access import get_entry
+from catalog.access import get_entry, may_try
 
 from . import access, contexts, keys
 from .forms import ApplicationForm, ChangeForm, KeyForm, RegisterForm
@@ -107,6 +107,8 @@ def try_it_token(request: HttpRequest) -> HttpResponse:
     except (ValueError, AttributeError):
         return JsonResponse({"error": 'body: expected JSON such as {"api": "half_plus_two"}'}, status=400)
     entry = get_entry(request.user, api)
+    if not may_try(request.user, entry):
+        return JsonResponse({"error": f"{entry.slug} is on approval: ask its owner at {entry.get_absolute_url()}access/"}, status=403)
     token = mint(secret=try_it_secret(), user=_name(request), api=entry.slug, origin=settings.SITE_URL.rstrip("/"))
     return JsonResponse({"token": token, "expires_in": TRY_IT_SECONDS})
 
@@ -143,7 +145,7 @@ def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
         except keys.InvalidKey as error:
             form.add_error(None, str(error))
         else:
-            made = {"made": key, "text": text, "use": contexts.first_lines(text)}
+            made = {"made": key, "text": text, "use": contexts.first_lines(text, request.user)}
             application, form = access.get_application(request.user, pk), KeyForm()
     context = {"page": contexts.application_page(application), "form": form, **made}
     return render(request, "serving/application.html", context, status=422 if form.errors else 200)
@@ -183,6 +185,6 @@ def key_rotate(request: HttpRequest, prefix: str) -> HttpResponse:
         "made": successor,
         "text": text,
         "replaced": key,
-        "use": contexts.first_lines(text),
+        "use": contexts.first_lines(text, request.user),
     }
     return render(request, "serving/application.html", context)
