@@ -4,7 +4,11 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
 from django.http import Http404
+
+from catalog.models import Entry, Subscription
+from catalog.querysets import EntryQuerySet
 
 from .models import APIKey, Application, Deployment
 
@@ -36,6 +40,43 @@ def get_deployment(user: Any, name: str) -> Deployment:
     if deployment is None:
         raise Http404(f"No deployment is named {name!r}.")
     return deployment
+
+
+def get_managed_entry(user: Any, slug: str) -> Entry:
+    """An entry whose access and approvals `user` decides: its editors, and operators where it has no owner. Raises Http404."""
+    entry = managed_entries(user).select_related("owner", "team").filter(slug=slug).first()
+    if entry is None:
+        raise Http404(f"No API whose access you decide is named {slug!r}.")
+    return entry
+
+
+def managed_entries(user: Any) -> EntryQuerySet:
+    entries = Entry.objects.editable_by(user)
+    if user.has_perm("serving.operate_deployment"):
+        return entries | Entry.objects.filter(owner=None, team=None)
+    return entries
+
+
+def manages_entry(user: Any, entry: Entry) -> bool:
+    return managed_entries(user).filter(pk=entry.pk).exists()
+
+
+def subscriptions_of(user: Any) -> QuerySet[Subscription]:
+    """Those of one's own applications, and those that `user` decides."""
+    return Subscription.objects.filter(Q(asked_by=user.get_username()) | Q(entry__in=managed_entries(user))).select_related("entry")
+
+
+def get_subscription(user: Any, pk: int) -> Subscription:
+    subscription = subscriptions_of(user).filter(pk=pk).first()
+    if subscription is None:
+        raise Http404("No such subscription.")
+    return subscription
+
+
+def require_decider(user: Any, subscription: Subscription, state: Subscription.State) -> None:
+    """Who manages the entry decides; who asked may only end. Raises PermissionDenied."""
+    if state != Subscription.State.ENDED and not manages_entry(user, subscription.entry):
+        raise PermissionDenied(f"The owner of {subscription.entry.slug} decides this.")
 
 
 def get_application(user: Any, pk: int) -> Application:

@@ -13,6 +13,7 @@ from audit.acts import record_act
 
 from .models import APIKey, Application
 from .publication import publish
+from .subscriptions import end_subscriptions_of
 
 SCOPES = {
     "predict": "call models",
@@ -38,6 +39,7 @@ def delete_application(*, application: Application, actor: str) -> None:
     """Delete it with its keys, which stop working within a second."""
     with transaction.atomic():
         keys = application.keys.count()
+        end_subscriptions_of(application=application, actor=actor)
         application.delete()
         record_act(kind="application.deleted", actor=actor, subject=application.name, details={"keys": keys})
         publish()
