@@ -133,6 +133,8 @@ _SEARCH_PARAMETERS = [
 class EntryViewSet(viewsets.ViewSet):
     """APIs of the catalog that you may see."""
 
+    names_api = "slug"
+
     permission_classes = (IsAuthenticatedOrReadOnly,)
     serializer_class = EntrySerializer
     lookup_field = "slug"

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, keys
+from .authentication import require_reach, require_within
 from .models import NAME, APIKey, Application, Deployment, VersionState
 from .policy import InvalidPolicy, format_policy, parse_policy
 from .services import InvalidDeployment, change_deployment, create_deployment, remove_deployment
@@ -57,7 +58,11 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
 
 @extend_schema(tags=["deployments"])
 class DeploymentViewSet(viewsets.ViewSet):
-    """What is served. Reading and changing takes the operator's role, registering the publisher's."""
+    """What is served. Reading and changing takes the operator's role, registering the publisher's; a key needs the scope `operate` for
+    everything but reading."""
+
+    scope_of_changes = "operate"
+    names_api = "name"
 
     permission_classes = (IsAuthenticated,)
     serializer_class = DeploymentSerializer
@@ -79,6 +84,7 @@ class DeploymentViewSet(viewsets.ViewSet):
             raise PermissionDenied("Only publishers may register models.")
         serializer = DeploymentSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
+        require_reach(request.auth, [serializer.validated_data["name"]])
         deployment = _refuse_as_field(create_deployment, actor=_actor(request), **serializer.validated_data)
         return Response(DeploymentSerializer(deployment).data, status=status.HTTP_201_CREATED)
 
@@ -170,7 +176,7 @@ class NewKeySerializer(KeySerializer):
 
 @extend_schema(tags=["keys"])
 class KeyViewSet(viewsets.ViewSet):
-    """API keys of your applications."""
+    """API keys of your applications. A key makes and rotates no key that may do more than itself."""
 
     permission_classes = (IsAuthenticated,)
     serializer_class = KeySerializer
@@ -191,12 +197,20 @@ class KeyViewSet(viewsets.ViewSet):
         serializer.is_valid(raise_exception=True)
         values: dict[str, Any] = dict(serializer.validated_data)
         application = access.get_application(request.user, values.pop("application_id"))
+        require_within(
+            request.auth,
+            scopes=values.get("scopes", keys.DEFAULT_SCOPES),
+            apis=values.get("apis", keys.ALL_APIS),
+            expires_at=values.get("expires_at"),
+        )
         return _new_key(_issue(application=application, actor=_actor(request), **values))
 
     @extend_schema(request=None, responses={201: NewKeySerializer})
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, prefix: str) -> Response:
-        return _new_key(keys.rotate_key(key=access.get_key(request.user, prefix), actor=_actor(request)))
+        key = access.get_key(request.user, prefix)
+        require_within(request.auth, scopes=key.scopes, apis=key.apis)
+        return _new_key(keys.rotate_key(key=key, actor=_actor(request)))
 
     @extend_schema(responses={204: OpenApiResponse(description="Revoked; it stops working within a second.")})
     def destroy(self, request: Request, prefix: str) -> Response:

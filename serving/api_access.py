@@ -13,6 +13,7 @@ from catalog.access import get_entry
 from catalog.models import Entry, Subscription
 
 from . import access, subscriptions
+from .authentication import require_reach
 
 
 class EntryAccessSerializer(serializers.ModelSerializer[Entry]):
@@ -29,6 +30,8 @@ class EntryAccessSerializer(serializers.ModelSerializer[Entry]):
 @extend_schema(tags=["access"])
 class AccessViewSet(viewsets.ViewSet):
     """Who may call an API. Changed by its owner."""
+
+    names_api = "slug"
 
     permission_classes = (IsAuthenticated,)
     serializer_class = EntryAccessSerializer
@@ -87,6 +90,7 @@ class SubscriptionViewSet(viewsets.ViewSet):
         serializer = AskSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         values = serializer.validated_data
+        require_reach(request.auth, [values["api"]])
         try:
             subscription = subscriptions.ask_subscription(
                 entry=get_entry(request.user, values["api"]),
@@ -117,6 +121,7 @@ class SubscriptionViewSet(viewsets.ViewSet):
     def _decide(self, request: Request, pk: str, state: Subscription.State) -> Response:
         subscription = access.get_subscription(request.user, int(pk))
         access.require_decider(request.user, subscription, state)
+        require_reach(request.auth, [subscription.entry.slug])
         try:
             subscriptions.decide_subscription(subscription=subscription, state=state, actor=request.user.get_username())
         except subscriptions.InvalidSubscription as error:

@@ -36,7 +36,7 @@ class RolesSerializer(serializers.Serializer[Any]):
 
 class NewPersonSerializer(RolesSerializer):
     name = serializers.CharField(max_length=150)
-    email = serializers.EmailField(required=False, default="")
+    email = serializers.EmailField(required=False, allow_blank=True)
 
 
 class MadePersonSerializer(PersonSerializer):

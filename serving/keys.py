@@ -18,9 +18,11 @@ from .subscriptions import end_subscriptions_of
 SCOPES = {
     "predict": "call models",
     "metadata": "read states, signatures and descriptions",
-    "api": "use the management API as its owner",
-    "operate": "deploy and change models, where its owner may",
+    "api": "use the management API as its owner: records and payloads too, all but changing what is served",
+    "operate": "register, change and remove served models, where its owner may",
 }
+DEFAULT_SCOPES = ("predict", "metadata")
+ALL_APIS = ("*",)
 PREFIX = "dbk_"
 
 
@@ -49,8 +51,8 @@ def issue_key(
     *,
     application: Application,
     actor: str,
-    scopes: Sequence[str] = ("predict", "metadata"),
-    apis: Sequence[str] = ("*",),
+    scopes: Sequence[str] = DEFAULT_SCOPES,
+    apis: Sequence[str] = ALL_APIS,
     requests_per_second: int = 0,
     concurrency: int = 0,
     expires_at: datetime | None = None,

@@ -10,11 +10,15 @@ from .factories import make_application, make_deployment, make_key, make_user
 pytestmark = pytest.mark.django_db
 
 
-def client_of(role: str = "viewer", name: str = "ada", scopes: tuple[str, ...] = ("api",)) -> APIClient:
+def client_of(role: str = "viewer", name: str = "ada", scopes: tuple[str, ...] = ("api", "operate")) -> APIClient:
     """A client that sends a key of a user with this role."""
     _, text = make_key(make_user(name, role), scopes=scopes)
+    return client_with(text)
+
+
+def client_with(key: str) -> APIClient:
     client = APIClient()
-    client.credentials(HTTP_AUTHORIZATION=f"Bearer {text}")
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {key}")
     return client
 
 
@@ -76,7 +80,7 @@ def test_keys_of_others_are_not_there() -> None:
 
 def test_a_key_without_the_scope_does_not_open_the_api() -> None:
     answer = client_of(scopes=("predict",)).get("/api/keys/")
-    assert answer.status_code == 401
+    assert answer.status_code == 403
     assert "lacks the scope 'api'" in answer.content.decode()
     assert APIClient().get("/api/keys/", HTTP_AUTHORIZATION="Bearer dbk_wrong").status_code == 401
     assert APIClient().get("/api/keys/").status_code == 401
