@@ -56,6 +56,20 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
             raise serializers.ValidationError(str(error)) from error
 
 
+class DeploymentChangeSerializer(DeploymentSerializer):
+    """What can be changed of a deployment. The card is changed at `/api/apis/`, who may call at `/api/access/`."""
+
+    class Meta:
+        model = Deployment
+        fields = ("base_path", "policy", "labels", "batching", "weight", "timeout_ms", "answer_output", "answer_labels")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """A field that can't be changed is refused: ignoring it would look like a change."""
+        if unknown := set(self.initial_data) - set(self.fields):
+            raise serializers.ValidationError({name: ["This can't be changed here."] for name in sorted(unknown)})
+        return attrs
+
+
 @extend_schema(tags=["deployments"])
 class DeploymentViewSet(viewsets.ViewSet):
     """What is served. Reading and changing takes the operator's role, registering the publisher's; a key needs the scope `operate` for
@@ -88,10 +102,10 @@ class DeploymentViewSet(viewsets.ViewSet):
         deployment = _refuse_as_field(create_deployment, actor=_actor(request), **serializer.validated_data)
         return Response(DeploymentSerializer(deployment).data, status=status.HTTP_201_CREATED)
 
-    @extend_schema(request=DeploymentSerializer(partial=True), responses=DeploymentSerializer)
+    @extend_schema(request=DeploymentChangeSerializer(partial=True), responses=DeploymentSerializer)
     def partial_update(self, request: Request, name: str) -> Response:
         deployment = access.get_deployment(request.user, name)
-        serializer = DeploymentSerializer(deployment, data=request.data, partial=True)
+        serializer = DeploymentChangeSerializer(deployment, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         _refuse_as_field(change_deployment, deployment=deployment, actor=_actor(request), **serializer.validated_data)
         return Response(DeploymentSerializer(access.get_deployment(request.user, name)).data)

@@ -34,6 +34,21 @@ def test_a_model_is_deployed_changed_and_removed(tmp_path: Path) -> None:
     assert client.get("/api/deployments/digits/").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "other"), ("stateful", True), ("access", "open"), ("summary", "Mine"), ("versions", []), ("typo", 1)]
+)
+def test_what_cannot_be_changed_is_refused_and_not_described(field: str, value: object, tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    answer = client_of("operator").patch("/api/deployments/half_plus_two/", {field: value, "policy": "all"}, format="json")
+    assert (answer.status_code, set(answer.json())) == (400, {field})
+    assert Deployment.objects.get().policy == "latest:1"
+    document = APIClient().get("/api/schema/", {"format": "json"}).json()
+    body = document["paths"]["/api/deployments/{name}/"]["patch"]["requestBody"]["content"]["application/json"]["schema"]
+    described = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
+    assert field not in described
+    assert {"policy", "labels", "batching", "timeout_ms"} <= set(described)
+
+
 def test_a_wrong_field_is_named() -> None:
     answer = client_of("operator").post(
         "/api/deployments/", {"name": "digits", "base_path": "/nowhere/at/all", "policy": "newest"}, format="json"
