@@ -89,6 +89,8 @@ def test_keys_of_others_are_not_there() -> None:
     client = client_of()
     assert client.get(f"/api/keys/{key.prefix}/").status_code == 404
     assert client.delete(f"/api/keys/{key.prefix}/").status_code == 404
+    assert client.post(f"/api/keys/{key.prefix}/rotate/").status_code == 404
+    assert client.delete(f"/api/applications/{key.application_id}/").status_code == 404
     assert client.post("/api/keys/", {"application": key.application_id}, format="json").status_code == 404
     assert APIKey.objects.get(pk=key.pk).revoked_at is None
 

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
 
+from catalog.models import Entry
 from serving.models import APIKey, Application, Deployment
 
 from .factories import make_deployment, make_key, make_user
@@ -36,6 +38,9 @@ def test_the_applications_of_others_are_not_there() -> None:
     client = sign_in("viewer")
     assert client.get(f"/keys/applications/{key.application_id}/").status_code == 404
     assert client.post(f"/keys/{key.prefix}/revoke/").status_code == 404
+    assert client.post(f"/keys/{key.prefix}/rotate/").status_code == 404
+    assert client.post(f"/keys/applications/{key.application_id}/delete/", {"confirm": key.application.name}).status_code == 404
+    assert APIKey.objects.count() == 1
     assert f"/keys/applications/{key.application_id}/" not in client.get("/keys/").content.decode()
     key.refresh_from_db()
     assert key.revoked_at is None
@@ -66,6 +71,38 @@ def test_only_operators_change_what_is_served(role: str, tmp_path: Path) -> None
     assert client.get("/serving/half_plus_two/").status_code == 403
     assert client.post("/serving/half_plus_two/remove/", {"confirm": "half_plus_two"}).status_code == 403
     assert Deployment.objects.exists()
+
+
+REGISTRATION = {"name": "digits", "summary": "Reads a digit.", "policy": "latest:2", "labels": "stable=1", "access": "subscription"}
+
+
+@pytest.mark.parametrize(("role", "leads_to"), [("publisher", "/catalog/digits/"), ("operator", "/serving/digits/")])
+def test_a_model_is_registered_from_the_form(role: str, leads_to: str, tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path]
+    (tmp_path / "digits").mkdir()
+    client = sign_in(role)
+    assert client.get("/serving/register/").status_code == 200
+    answer = client.post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path / "digits")})
+    assert (answer.status_code, answer["Location"]) == (302, leads_to)
+    deployment, entry = Deployment.objects.get(), Entry.objects.get()
+    assert (deployment.policy, deployment.labels, deployment.created_by) == ("latest:2", {"stable": 1}, "ada")
+    assert (entry.access, entry.summary, entry.owner and entry.owner.username) == ("subscription", "Reads a digit.", "ada")
+
+
+def test_a_directory_outside_the_model_roots_is_refused_beside_its_field(tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path / "models"]
+    (tmp_path / "digits").mkdir()
+    answer = sign_in("publisher").post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path / "digits")})
+    assert answer.status_code == 422
+    assert "is not below one of the model directories" in str(answer.context["form"].errors["base_path"])
+    assert not Deployment.objects.exists()
+
+
+@pytest.mark.parametrize("role", ["viewer", "auditor"])
+def test_only_publishers_register(role: str, tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path]
+    assert sign_in(role).post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path)}).status_code == 403
+    assert not Deployment.objects.exists()
 
 
 def test_visitors_are_asked_to_sign_in() -> None:
