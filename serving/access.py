@@ -86,6 +86,12 @@ def get_application(user: Any, pk: int) -> Application:
     return application
 
 
+def require_own(user: Any, application: Application) -> None:
+    """Raises PermissionDenied. A key acts as its owner, so that nobody makes one in another's name: administrators see and end keys."""
+    if application.owner_id != user.pk:
+        raise PermissionDenied("Only its owner makes keys of an application; you may revoke them.")
+
+
 def get_key(user: Any, prefix: str) -> APIKey:
     key = APIKey.objects.of(user).select_related("application__owner").filter(prefix=prefix).first()
     if key is None:

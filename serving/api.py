@@ -211,6 +211,7 @@ class KeyViewSet(viewsets.ViewSet):
         serializer.is_valid(raise_exception=True)
         values: dict[str, Any] = dict(serializer.validated_data)
         application = access.get_application(request.user, values.pop("application_id"))
+        access.require_own(request.user, application)
         require_within(
             request.auth,
             scopes=values.get("scopes", keys.DEFAULT_SCOPES),
@@ -223,6 +224,7 @@ class KeyViewSet(viewsets.ViewSet):
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, prefix: str) -> Response:
         key = access.get_key(request.user, prefix)
+        access.require_own(request.user, key.application)
         require_within(request.auth, scopes=key.scopes, apis=key.apis)
         return _new_key(keys.rotate_key(key=key, actor=_actor(request)))
 

@@ -155,8 +155,8 @@ def keys_page(user: Any) -> KeysPage:
     return KeysPage(tuple(ApplicationRow(row, row.owner_id == user.pk, tuple(row.keys.all())) for row in rows))
 
 
-def application_page(application: Application) -> ApplicationRow:
-    return ApplicationRow(application, True, tuple(application.keys.all()))
+def application_page(user: Any, application: Application) -> ApplicationRow:
+    return ApplicationRow(application, application.owner_id == user.pk, tuple(application.keys.all()))
 
 
 def first_lines(key: str, user: Any) -> str:

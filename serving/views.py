@@ -137,6 +137,8 @@ def key_list(request: HttpRequest) -> HttpResponse:
 def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """An application with its keys. A new key is in the answer to the post that made it and nowhere else."""
     application = access.get_application(request.user, pk)
+    if request.method == "POST":
+        access.require_own(request.user, application)
     form = KeyForm(request.POST or None)
     made: dict[str, Any] = {}
     if request.method == "POST" and form.is_valid():
@@ -147,7 +149,7 @@ def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
         else:
             made = {"made": key, "text": text, "use": contexts.first_lines(text, request.user)}
             application, form = access.get_application(request.user, pk), KeyForm()
-    context = {"page": contexts.application_page(application), "form": form, **made}
+    context = {"page": contexts.application_page(request.user, application), "form": form, **made}
     return render(request, "serving/application.html", context, status=422 if form.errors else 200)
 
 
@@ -177,10 +179,12 @@ def key_revoke(request: HttpRequest, prefix: str) -> HttpResponse:
 @login_required
 def key_rotate(request: HttpRequest, prefix: str) -> HttpResponse:
     key = access.get_key(request.user, prefix)
+    access.require_own(request.user, key.application)
     successor, text = keys.rotate_key(key=key, actor=_name(request))
+    key.refresh_from_db()  # it ends now at another time
     application = access.get_application(request.user, key.application_id)
     context = {
-        "page": contexts.application_page(application),
+        "page": contexts.application_page(request.user, application),
         "form": KeyForm(),
         "made": successor,
         "text": text,

@@ -1,8 +1,11 @@
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
 
 from catalog.models import Entry
 from serving.models import APIKey, Application, Deployment
@@ -51,6 +54,38 @@ def test_an_admin_may_revoke_anybodys_key() -> None:
     sign_in("admin").post(f"/keys/{key.prefix}/revoke/")
     key.refresh_from_db()
     assert key.revoked_at is not None
+
+
+def test_nobody_makes_a_key_in_the_name_of_another() -> None:
+    key, _ = make_key(make_user("grace"))
+    admin = make_user("adam", "admin")
+    client, api = Client(), APIClient()
+    client.force_login(admin)
+    api.force_authenticate(admin)
+    page = client.get(f"/keys/applications/{key.application_id}/").content.decode()
+    assert "/revoke/" in page
+    assert "/rotate/" not in page
+    assert "Make a key" not in page
+    wanted = {"scopes": ["predict"], "requests_per_second": 0, "concurrency": 0, "expires": ""}
+    assert client.post(f"/keys/applications/{key.application_id}/", wanted).status_code == 403
+    assert client.post(f"/keys/{key.prefix}/rotate/").status_code == 403
+    assert api.post("/api/keys/", {"application": key.application_id}, format="json").status_code == 403
+    assert api.post(f"/api/keys/{key.prefix}/rotate/").status_code == 403
+    assert APIKey.objects.count() == 1
+
+
+def test_a_rotated_key_is_shown_once_with_the_end_of_the_old_one() -> None:
+    grace = make_user("grace")
+    key, _ = make_key(grace, expires_at=timezone.now() + timedelta(days=300))
+    client = Client()
+    client.force_login(grace)
+    page = client.post(f"/keys/{key.prefix}/rotate/")
+    assert page.context["text"] in page.content.decode()
+    assert "no-store" in page["Cache-Control"]
+    key.refresh_from_db()
+    assert key.expires_at is not None
+    assert f"until {key.expires_at:%Y-%m-%d %H:%M}" in page.content.decode()
+    assert page.context["text"] not in client.get(f"/keys/applications/{key.application_id}/").content.decode()
 
 
 def test_deleting_an_application_asks_for_its_name() -> None:
