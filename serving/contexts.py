@@ -11,6 +11,7 @@ from django.conf import settings
 
 from catalog.models import Entry
 
+from .key_use import USE_SHOWN, find_last_uses
 from .live import StreamLoad, read_loads
 from .models import APIKey, Application, Deployment, VersionState, WorkerState
 
@@ -146,6 +147,20 @@ class ApplicationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRow:
+    key: APIKey
+    used_at: datetime | None
+    use: str  # in words where there is no time to show
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationPage:
+    application: Application
+    is_own: bool
+    keys: tuple[KeyRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KeysPage:
     rows: tuple[ApplicationRow, ...] = field(default=())
 
@@ -155,8 +170,11 @@ def keys_page(user: Any) -> KeysPage:
     return KeysPage(tuple(ApplicationRow(row, row.owner_id == user.pk, tuple(row.keys.all())) for row in rows))
 
 
-def application_page(user: Any, application: Application) -> ApplicationRow:
-    return ApplicationRow(application, application.owner_id == user.pk, tuple(application.keys.all()))
+def application_page(user: Any, application: Application, *, now: datetime) -> ApplicationPage:
+    uses = find_last_uses(application, now=now)
+    unused = "unknown" if uses is None else f"not in {USE_SHOWN.days} days"
+    rows = tuple(KeyRow(key, (uses or {}).get(key.prefix), unused) for key in application.keys.all())
+    return ApplicationPage(application, application.owner_id == user.pk, rows)
 
 
 def first_lines(key: str, user: Any) -> str:

@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -149,7 +150,7 @@ def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
         else:
             made = {"made": key, "text": text, "use": contexts.first_lines(text, request.user)}
             application, form = access.get_application(request.user, pk), KeyForm()
-    context = {"page": contexts.application_page(request.user, application), "form": form, **made}
+    context = {"page": contexts.application_page(request.user, application, now=timezone.now()), "form": form, **made}
     return render(request, "serving/application.html", context, status=422 if form.errors else 200)
 
 
@@ -184,7 +185,7 @@ def key_rotate(request: HttpRequest, prefix: str) -> HttpResponse:
     key.refresh_from_db()  # it ends now at another time
     application = access.get_application(request.user, key.application_id)
     context = {
-        "page": contexts.application_page(request.user, application),
+        "page": contexts.application_page(request.user, application, now=timezone.now()),
         "form": KeyForm(),
         "made": successor,
         "text": text,

@@ -1,13 +1,16 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from audit.models import Record
 from catalog.models import Entry
+from serving.key_use import find_last_uses
 from serving.models import APIKey, Application, Deployment
 
 from .factories import make_deployment, make_key, make_user
@@ -86,6 +89,22 @@ def test_a_rotated_key_is_shown_once_with_the_end_of_the_old_one() -> None:
     assert key.expires_at is not None
     assert f"until {key.expires_at:%Y-%m-%d %H:%M}" in page.content.decode()
     assert page.context["text"] not in client.get(f"/keys/applications/{key.application_id}/").content.decode()
+
+
+def test_a_key_says_when_it_was_last_used() -> None:
+    grace = make_user("grace")
+    (used, _), (unused, _) = make_key(grace), make_key(grace)
+    now = timezone.now()
+    for ago in (timedelta(hours=3), timedelta(hours=1)):
+        call = {"kind": "prediction", "model": "digits", "outcome": "ok", "key_prefix": used.prefix, "application": used.application.name}
+        Record(ts=now - ago, id=uuid4(), leaf_hash=b"\0" * 32, actor_type="key", user_name="grace", **call).save(force_insert=True)
+    uses = find_last_uses(used.application, now=now)
+    assert uses == {used.prefix: now - timedelta(hours=1)}
+    client = Client()
+    client.force_login(grace)
+    page = client.get(f"/keys/applications/{used.application_id}/")
+    assert [(row.key, row.used_at) for row in page.context["page"].keys] == [(unused, None), (used, now - timedelta(hours=1))]
+    assert "not in 30 days" in page.content.decode()
 
 
 def test_deleting_an_application_asks_for_its_name() -> None:
