@@ -4,7 +4,8 @@ from typing import Any
 
 from django.http import Http404
 
-from .models import Entry
+from .models import Entry, Subscription
+from .querysets import owned_by
 
 
 def get_entry(user: Any, slug: str) -> Entry:
@@ -25,3 +26,20 @@ def get_editable_entry(user: Any, slug: str) -> Entry:
 
 def may_edit(user: Any, entry: Entry) -> bool:
     return Entry.objects.editable_by(user).filter(pk=entry.pk).exists()
+
+
+def may_see_errors(user: Any, entry: Entry) -> bool:
+    """Why a version failed names files and machines: that is for who can do something about it."""
+    return user.has_perm("serving.operate_deployment") or may_edit(user, entry)
+
+
+def may_try(user: Any, entry: Entry) -> bool:
+    """Whether the gateway takes a try-it token of this user: the site's side of `serving.gateway.auth.authorize`."""
+    if entry.access == Entry.Access.OPEN:
+        return True
+    if not user.is_authenticated:
+        return False
+    if entry.access == Entry.Access.KEY or user.is_superuser:
+        return True
+    approved = Subscription.objects.filter(entry=entry, asked_by=user.get_username(), state=Subscription.State.APPROVED)
+    return approved.exists() or Entry.objects.filter(owned_by(user), pk=entry.pk).exists()

@@ -68,7 +68,7 @@ class EntrySerializer(EntrySummarySerializer):
     openapi_url = serializers.SerializerMethodField()
     predict_url = serializers.SerializerMethodField()
     tag_reasons = serializers.SerializerMethodField()
-    versions = EntryVersionSerializer(many=True, read_only=True)
+    versions = serializers.SerializerMethodField()
 
     class Meta(EntrySummarySerializer.Meta):
         fields = (
@@ -76,6 +76,15 @@ class EntrySerializer(EntrySummarySerializer):
             "evaluation", "licence", "interface_licence", "data_licence", "provenance", "energy", "class_names", "feature_names",
             "tag_reasons", "versions", "openapi_url", "predict_url",
         )  # fmt: skip
+
+    @extend_schema_field(EntryVersionSerializer(many=True))
+    def get_versions(self, entry: Entry) -> Any:
+        """Error texts are empty for who may not see them."""
+        versions: list[dict[str, Any]] = [dict(row) for row in EntryVersionSerializer(entry.versions.all(), many=True).data]
+        if not access.may_see_errors(self.context["user"], entry):
+            for version in versions:
+                version["error_message"] = ""
+        return versions
 
     def get_openapi_url(self, entry: Entry) -> str:
         return f"{settings.SITE_URL}{reverse('catalog:openapi', args=[entry.slug])}"
@@ -124,6 +133,8 @@ _SEARCH_PARAMETERS = [
 class EntryViewSet(viewsets.ViewSet):
     """APIs of the catalog that you may see."""
 
+    names_api = "slug"
+
     permission_classes = (IsAuthenticatedOrReadOnly,)
     serializer_class = EntrySerializer
     lookup_field = "slug"
@@ -147,7 +158,7 @@ class EntryViewSet(viewsets.ViewSet):
 
     @extend_schema(responses=EntrySerializer)
     def retrieve(self, request: Request, slug: str) -> Response:
-        return Response(EntrySerializer(access.get_entry(request.user, slug)).data)
+        return Response(_serialized(access.get_entry(request.user, slug), request.user))
 
     @extend_schema(request=CardSerializer(partial=True), responses=EntrySerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
@@ -164,7 +175,11 @@ class EntryViewSet(viewsets.ViewSet):
                     services.set_tags(entry=entry, tags=tags, actor=actor)
         except services.InvalidEntry as error:
             raise serializers.ValidationError({error.field: [error.message]}) from error
-        return Response(EntrySerializer(access.get_entry(request.user, slug)).data)
+        return Response(_serialized(access.get_entry(request.user, slug), request.user))
+
+
+def _serialized(entry: Entry, user: Any) -> Any:
+    return EntrySerializer(entry, context={"user": user}).data
 
 
 @extend_schema(tags=["apis"])

@@ -14,7 +14,7 @@ from audit.charts import Sparkline, sparkline
 from audit.figures import SealedCalls, Summary, sealed_calls, summary
 
 from . import markdown
-from .access import may_edit
+from .access import may_edit, may_see_errors, may_try
 from .changes import Change, changes_of
 from .contexts import words_of
 from .descriptions import describe_entry
@@ -138,7 +138,8 @@ class ModelPage:
     sealed: SealedCalls  # of the month
     spark: Sparkline | None
     may_edit: bool
-    may_try: bool  # without signing in first
+    may_see_errors: bool
+    may_try: bool  # as they are now
     forms: list[Form]
     try_it: dict[str, Any]
     example_texts: list[ExampleText]
@@ -184,7 +185,8 @@ def model_page(user: Any, entry: Entry, *, pin: str, now: datetime) -> ModelPage
         sealed=sealed_calls(entry.slug, now - timedelta(days=DAYS), now),
         spark=sparkline(calls, f"calls a day, {DAYS} days") if any(calls) else None,
         may_edit=may_edit(user, entry),
-        may_try=user.is_authenticated or entry.access == Entry.Access.OPEN,
+        may_see_errors=may_see_errors(user, entry),
+        may_try=may_try(user, entry),
         forms=forms,
         try_it=_try_it(user, entry, forms, examples),
         example_texts=[_example_text(row) for row in examples],

@@ -237,7 +237,8 @@ class Example(models.Model):
 
 
 class Subscription(models.Model):
-    """An application's wish to call an entry with access `subscription`. `application` is a value."""
+    """An application's wish to call an entry with access `subscription`. The application is a value: its name, and `asked_by`, the
+    user name of its owner."""
 
     class State(models.TextChoices):
         ASKED = "asked", "asked for"

@@ -55,7 +55,7 @@ def entry_detail(request: HttpRequest, slug: str) -> HttpResponseBase:
     entry = access.get_entry(request.user, slug)
     response: HttpResponse
     if _prefers_json(request):
-        response = JsonResponse(EntrySerializer(entry, context={"request": request}).data)
+        response = JsonResponse(EntrySerializer(entry, context={"user": request.user}).data)
     else:
         pin = request.GET.get("pin", "")
         page = model_page(request.user, entry, pin=pin, now=timezone.now())

@@ -68,6 +68,10 @@ class Frame:
         return ", ".join(user.groups.order_by("name").values_list("name", flat=True))
 
     @cached_property
+    def manages_people(self) -> bool:
+        return self._request.user.has_perm("auth.change_user")
+
+    @cached_property
     def tree(self) -> TreeState | None:
         return known_tree()
 

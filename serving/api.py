@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import access, keys
+from .authentication import require_reach, require_within
 from .fields import InvalidDeployment
 from .live import LoadedVersion, WorkerStatus, read_workers
 from .models import NAME, APIKey, Application, Deployment, VersionState
@@ -59,9 +60,27 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
             raise serializers.ValidationError(str(error)) from error
 
 
+class DeploymentChangeSerializer(DeploymentSerializer):
+    """What can be changed of a deployment. The card is changed at `/api/apis/`, who may call at `/api/access/`."""
+
+    class Meta:
+        model = Deployment
+        fields = ("base_path", "policy", "labels", "batching", "weight", "timeout_ms", "answer_output", "answer_labels")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """A field that can't be changed is refused: ignoring it would look like a change."""
+        if unknown := set(self.initial_data) - set(self.fields):
+            raise serializers.ValidationError({name: ["This can't be changed here."] for name in sorted(unknown)})
+        return attrs
+
+
 @extend_schema(tags=["deployments"])
 class DeploymentViewSet(viewsets.ViewSet):
-    """What is served. Reading and changing takes the operator's role, registering the publisher's."""
+    """What is served. Reading and changing takes the operator's role, registering the publisher's; a key needs the scope `operate` for
+    everything but reading."""
+
+    scope_of_changes = "operate"
+    names_api = "name"
 
     permission_classes = (IsAuthenticated,)
     serializer_class = DeploymentSerializer
@@ -83,13 +102,14 @@ class DeploymentViewSet(viewsets.ViewSet):
             raise PermissionDenied("Only publishers may register models.")
         serializer = DeploymentSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
+        require_reach(request.auth, [serializer.validated_data["name"]])
         deployment = _refuse_as_field(create_deployment, actor=_actor(request), **serializer.validated_data)
         return Response(DeploymentSerializer(deployment).data, status=status.HTTP_201_CREATED)
 
-    @extend_schema(request=DeploymentSerializer(partial=True), responses=DeploymentSerializer)
+    @extend_schema(request=DeploymentChangeSerializer(partial=True), responses=DeploymentSerializer)
     def partial_update(self, request: Request, name: str) -> Response:
         deployment = access.get_deployment(request.user, name)
-        serializer = DeploymentSerializer(deployment, data=request.data, partial=True)
+        serializer = DeploymentChangeSerializer(deployment, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         _refuse_as_field(change_deployment, deployment=deployment, actor=_actor(request), **serializer.validated_data)
         return Response(DeploymentSerializer(access.get_deployment(request.user, name)).data)
@@ -219,7 +239,7 @@ class NewKeySerializer(KeySerializer):
 
 @extend_schema(tags=["keys"])
 class KeyViewSet(viewsets.ViewSet):
-    """API keys of your applications."""
+    """API keys of your applications. A key makes and rotates no key that may do more than itself."""
 
     permission_classes = (IsAuthenticated,)
     serializer_class = KeySerializer
@@ -240,12 +260,22 @@ class KeyViewSet(viewsets.ViewSet):
         serializer.is_valid(raise_exception=True)
         values: dict[str, Any] = dict(serializer.validated_data)
         application = access.get_application(request.user, values.pop("application_id"))
+        access.require_own(request.user, application)
+        require_within(
+            request.auth,
+            scopes=values.get("scopes", keys.DEFAULT_SCOPES),
+            apis=values.get("apis", keys.ALL_APIS),
+            expires_at=values.get("expires_at"),
+        )
         return _new_key(_issue(application=application, actor=_actor(request), **values))
 
     @extend_schema(request=None, responses={201: NewKeySerializer})
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, prefix: str) -> Response:
-        return _new_key(keys.rotate_key(key=access.get_key(request.user, prefix), actor=_actor(request)))
+        key = access.get_key(request.user, prefix)
+        access.require_own(request.user, key.application)
+        require_within(request.auth, scopes=key.scopes, apis=key.apis)
+        return _new_key(keys.rotate_key(key=key, actor=_actor(request)))
 
     @extend_schema(responses={204: OpenApiResponse(description="Revoked; it stops working within a second.")})
     def destroy(self, request: Request, prefix: str) -> Response:

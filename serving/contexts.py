@@ -9,6 +9,9 @@ from typing import Any
 import redis
 from django.conf import settings
 
+from catalog.models import Entry
+
+from .key_use import USE_SHOWN, find_last_uses
 from .live import StreamLoad, read_loads
 from .models import APIKey, Application, Deployment, VersionState, WorkerState
 
@@ -73,14 +76,19 @@ class ServingPage:
 
 
 def serving_page(user: Any) -> ServingPage:
-    """All deployments. Who doesn't operate sees states, not paths and errors (the template asks `may_operate`)."""
-    deployments = list(Deployment.objects.with_states())
+    """The deployments whose entries `user` may see, all of them for operators. Who doesn't operate sees states, not paths and errors
+    (the template asks `may_operate`)."""
+    may_operate = user.has_perm("serving.operate_deployment")
+    shown = Deployment.objects.with_states()
+    if not may_operate:
+        shown = shown.filter(name__in=Entry.objects.visible_to(user).values("slug"))
+    deployments = list(shown)
     loads = _loads(deployments)
     believed = WorkerState.objects.all().believed()
     return ServingPage(
         rows=tuple(_row(deployment, loads, believed) for deployment in deployments),
         workers=tuple(WorkerState.objects.live().order_by("node", "worker_id")),
-        may_operate=user.has_perm("serving.operate_deployment"),
+        may_operate=may_operate,
         may_register=user.has_perm("catalog.publish_entry"),
     )
 
@@ -146,6 +154,20 @@ class ApplicationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRow:
+    key: APIKey
+    used_at: datetime | None
+    use: str  # in words where there is no time to show
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationPage:
+    application: Application
+    is_own: bool
+    keys: tuple[KeyRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KeysPage:
     rows: tuple[ApplicationRow, ...] = field(default=())
 
@@ -155,13 +177,18 @@ def keys_page(user: Any) -> KeysPage:
     return KeysPage(tuple(ApplicationRow(row, row.owner_id == user.pk, tuple(row.keys.all())) for row in rows))
 
 
-def application_page(application: Application) -> ApplicationRow:
-    return ApplicationRow(application, True, tuple(application.keys.all()))
+def application_page(user: Any, application: Application, *, now: datetime) -> ApplicationPage:
+    uses = find_last_uses(application, now=now)
+    unused = "unknown" if uses is None else f"not in {USE_SHOWN.days} days"
+    rows = tuple(KeyRow(key, (uses or {}).get(key.prefix), unused) for key in application.keys.all())
+    return ApplicationPage(application, application.owner_id == user.pk, rows)
 
 
-def first_lines(key: str) -> str:
-    """Two lines that use a new key: what may be called, and a first call."""
-    name = Deployment.objects.filter(version_states__state="AVAILABLE").values_list("name", flat=True).first() or "half_plus_two"
+def first_lines(key: str, user: Any) -> str:
+    """Two lines that use a new key: what may be called, and a first look at a model that `user` sees."""
+    seen = Entry.objects.visible_to(user).exclude(access=Entry.Access.SUBSCRIPTION).values("slug")
+    ready = Deployment.objects.filter(version_states__state="AVAILABLE", name__in=seen)
+    name = ready.values_list("name", flat=True).first() or "half_plus_two"
     header = f"-H 'Authorization: Bearer {key}'"
     models = f"{settings.GATEWAY_URL}/v1/models"
     return f"curl {models} {header}\ncurl {models}/{name}/openapi.json {header}"

@@ -5,11 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from .keys import SCOPES
-from .models import NAME
+from .models import NAME, Application
 from .policy import InvalidPolicy, format_policy, parse_label, parse_policy
+from .roles import MEANINGS
+
+ACCESS = [("key", "Anyone with a key"), ("open", "Anyone, limited by address"), ("subscription", "Applications that the owner approved")]
 
 
 def _split_labels(text: str) -> dict[str, int]:
@@ -44,9 +48,7 @@ class RegisterForm(_PolicyMixin, forms.Form):
     labels = forms.CharField(
         required=False, widget=forms.Textarea(attrs={"rows": 2}), help_text="One NAME=VERSION a line, such as stable=2."
     )
-    access = forms.ChoiceField(
-        choices=[("key", "Anyone with a key"), ("open", "Anyone, limited by address"), ("subscription", "Keys that the owner approved")]
-    )
+    access = forms.ChoiceField(choices=ACCESS)
 
 
 class ChangeForm(_PolicyMixin, forms.Form):
@@ -72,6 +74,20 @@ class ChangeForm(_PolicyMixin, forms.Form):
         if not isinstance(value, dict):
             raise forms.ValidationError('Expected a JSON object, such as {"max_batch_size": 32}.')
         return value
+
+
+class AccessForm(forms.Form):
+    access = forms.ChoiceField(choices=ACCESS, label="Who may call")
+
+
+class AskForm(forms.Form):
+    application: Any = forms.ModelChoiceField(Application.objects.none(), empty_label=None, help_text="All its keys may call then.")
+    reason = forms.CharField(max_length=300, required=False, label="What for", help_text="The owner reads it.")
+
+    def __init__(self, *args: Any, applications: QuerySet[Application], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field: Any = self.fields["application"]
+        field.queryset = applications
 
 
 class ApplicationForm(forms.Form):
@@ -103,3 +119,18 @@ class KeyForm(forms.Form):
         values["apis"] = values["apis"].split() or ["*"]
         values["expires_at"] = timezone.now() + timedelta(days=days) if days else None
         return values
+
+
+class RolesForm(forms.Form):
+    roles = forms.MultipleChoiceField(
+        choices=[(role, f"{role}: {meaning}") for role, meaning in MEANINGS.items()],
+        widget=forms.CheckboxSelectMultiple,
+        required=False,
+    )
+
+
+class PersonForm(RolesForm):
+    name = forms.CharField(max_length=150, label="User name")
+    email = forms.EmailField(required=False, label="E-mail")
+
+    field_order = ("name", "email", "roles")

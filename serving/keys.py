@@ -13,13 +13,16 @@ from audit.acts import record_act
 
 from .models import APIKey, Application
 from .publication import publish
+from .subscriptions import end_subscriptions_of
 
 SCOPES = {
     "predict": "call models",
     "metadata": "read states, signatures and descriptions",
-    "api": "use the management API as its owner",
-    "operate": "deploy and change models, where its owner may",
+    "api": "use the management API as its owner: records and payloads too, all but changing what is served",
+    "operate": "register, change and remove served models, where its owner may",
 }
+DEFAULT_SCOPES = ("predict", "metadata")
+ALL_APIS = ("*",)
 PREFIX = "dbk_"
 
 
@@ -43,6 +46,7 @@ def delete_application(*, application: Application, actor: str) -> None:
     """Delete it with its keys, which stop working within a second."""
     with transaction.atomic():
         keys, subject = application.keys.count(), _subject(application)
+        end_subscriptions_of(application=application, actor=actor)
         application.delete()
         record_act(kind="application.deleted", actor=actor, subject=subject, details={"keys": keys}, application=application.name)
         publish()
@@ -52,8 +56,8 @@ def issue_key(
     *,
     application: Application,
     actor: str,
-    scopes: Sequence[str] = ("predict", "metadata"),
-    apis: Sequence[str] = ("*",),
+    scopes: Sequence[str] = DEFAULT_SCOPES,
+    apis: Sequence[str] = ALL_APIS,
     requests_per_second: int = 0,
     concurrency: int = 0,
     expires_at: datetime | None = None,

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
-from catalog.models import Entry
+from catalog.rights import Rights, rights_of
 from catalog.services import ReportedVersion, record_states
 
 from .fields import make_desired
@@ -112,39 +112,53 @@ def try_it_secret() -> str:
 
 def build(last: Snapshot) -> Snapshot:
     """The snapshot of what the database says now, without version and time. last: the one that gateways route by."""
-    access = dict(Entry.objects.values_list("slug", "access"))
     believed = WorkerState.objects.all().believed()
+    rows = Deployment.objects.with_states()
+    rights = rights_of([deployment.name for deployment in rows])
+    subscriptions = _subscriptions(rights)
     deployments = {}
-    for deployment in Deployment.objects.with_states():
+    for deployment in rows:
         name = deployment.name
-        deployments[name] = _deployment(deployment, access.get(name, "key"), believed, last.deployments.get(name))
+        deployments[name] = _deployment(deployment, rights.get(name, Rights()), believed, last.deployments.get(name))
     return Snapshot(
         version=0,
         made_us=0,
         origin=settings.LOG_ORIGIN,
         deployments=deployments,
-        keys={key.sha256: _key(key) for key in _keys()},
+        keys={key.sha256: _key(key, subscriptions) for key in _keys()},
         try_it_secret=try_it_secret(),
         site_origin=settings.SITE_URL.rstrip("/"),
     )
 
 
-def _deployment(deployment: Deployment, access: str, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
+def _subscriptions(rights: Mapping[str, Rights]) -> dict[tuple[str, str], list[str]]:
+    """(user name, application) → the models that it was approved for."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in sorted(rights):
+        for application in rights[name].approved:
+            found[application].append(name)
+    return found
+
+
+def _deployment(deployment: Deployment, rights: Rights, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
     """A row that can't be published is shown with its error alone, so that the others and the keys can be."""
     try:
         make_desired(deployment)
-        view = _view(deployment, access, believed, last)
+        view = _view(deployment, rights, believed, last)
         return msgspec.json.decode(msgspec.json.encode(view), type=DeploymentView)
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError) as error:  # InvalidDeployment is a ValueError
         logger.error("deployment can't be published", extra={"deployment": deployment.name, "error": str(error)})
         text = f"{deployment.name} can't be served as it is configured: {error}"
-        return _without_versions(deployment, access, text)
+        return _without_versions(deployment, rights, text)
 
 
-def _without_versions(deployment: Deployment, access: str, text: str) -> DeploymentView:
+def _without_versions(deployment: Deployment, rights: Rights, text: str) -> DeploymentView:
     return DeploymentView(
         name=deployment.name,
-        access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        access=rights.access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        visibility=rights.visibility,  # type: ignore[arg-type]  # likewise
+        seen_by=rights.seen_by,
+        subscribers=tuple(sorted({user for user, _ in rights.approved})),
         versions=(),
         labels={},
         default_version=None,
@@ -153,13 +167,16 @@ def _without_versions(deployment: Deployment, access: str, text: str) -> Deploym
     )
 
 
-def _view(deployment: Deployment, access: str, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
+def _view(deployment: Deployment, rights: Rights, believed: frozenset[str], last: DeploymentView | None) -> DeploymentView:
     versions = _versions(deployment, believed)
     available = [version.version for version in versions if version.state == "AVAILABLE"]
     fault = next((fault for fault in deployment.faults.all() if fault.worker_id in believed), None)
     return DeploymentView(
         name=deployment.name,
-        access=access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        access=rights.access,  # type: ignore[arg-type]  # one of the three by the model's choices
+        visibility=rights.visibility,  # type: ignore[arg-type]  # likewise
+        seen_by=rights.seen_by,
+        subscribers=tuple(sorted({user for user, _ in rights.approved})),
         versions=tuple(versions),
         labels=_labels(deployment.labels, available, last.labels if last is not None else {}),
         default_version=max(available, default=None),
@@ -211,14 +228,16 @@ def _keys() -> list[APIKey]:
     return list(APIKey.objects.usable(now).select_related("application__owner").filter(application__owner__is_active=True))
 
 
-def _key(key: APIKey) -> Key:
+def _key(key: APIKey, subscriptions: Mapping[tuple[str, str], list[str]]) -> Key:
+    user = key.application.owner.get_username()
     return Key(
         sha256=key.sha256,
         prefix=key.prefix,
         application=key.application.name,
-        user=key.application.owner.get_username(),
+        user=user,
         scopes=tuple(key.scopes),
         apis=tuple(key.apis),
         expires_us=int(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None,
         limits=Limits(requests_per_second=key.requests_per_second, concurrency=key.concurrency),
+        subscriptions=tuple(subscriptions.get((user, key.application.name), ())),
     )

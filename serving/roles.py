@@ -15,10 +15,19 @@ ROLES: dict[str, tuple[str, ...]] = {
         "catalog.publish_entry",
         "serving.operate_deployment",
         "serving.manage_keys_of_others",
+        "auth.change_user",  # gives roles
         "audit.view_record",
         "audit.view_payload",
         "audit.export_record",
     ),
+}
+
+MEANINGS: dict[str, str] = {
+    "viewer": "sees the catalog, has applications and keys",
+    "publisher": "registers models and keeps their cards",
+    "operator": "deploys and changes what is served, sees every record",
+    "auditor": "sees every record and payload",
+    "admin": "all of this, gives roles and manages everybody's keys",
 }
 
 
@@ -28,7 +37,7 @@ def sync_roles(**_signal: Any) -> None:
     from django.contrib.auth.management import create_permissions
     from django.contrib.auth.models import Group, Permission
 
-    for label in ("audit", "catalog", "serving"):
+    for label in ("auth", "audit", "catalog", "serving"):
         create_permissions(apps.get_app_config(label), verbosity=0)
     for role, wanted in ROLES.items():
         group, _ = Group.objects.get_or_create(name=role)

@@ -15,6 +15,7 @@ import msgspec
 SNAPSHOT_CHANNEL = "daybook:snapshot"
 
 Access = Literal["open", "key", "subscription"]
+Visibility = Literal["public", "internal", "owners"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -52,7 +53,11 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """A served model as callers see it. `default_version` is the highest AVAILABLE one, None while nothing is ready."""
+    """A served model as callers see it. `default_version` is the highest AVAILABLE one, None while nothing is ready.
+
+    Who doesn't see it gets the answers of a model that doesn't exist. `seen_by` and `subscribers` are user names: those to whom it is
+    there whatever its visibility, and those with an approved application, who may try it. They are filled where they decide something.
+    """
 
     name: str
     access: Access
@@ -66,6 +71,9 @@ class Deployment(msgspec.Struct, frozen=True):
     answer_output: str = ""  # the output that is the answer; "" = do not put the answer into the clear
     error_code: str = "OK"  # of its directory; a version's own error stands with the version
     error_message: str = ""
+    visibility: Visibility = "public"
+    seen_by: tuple[str, ...] = ()
+    subscribers: tuple[str, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -86,6 +94,7 @@ class Key(msgspec.Struct, frozen=True):
     apis: tuple[str, ...]  # names that it may call besides the open ones; ("*",) = all
     expires_us: int | None
     limits: Limits
+    subscriptions: tuple[str, ...] = ()  # names with access "subscription" that its application was approved for
 
 
 class Snapshot(msgspec.Struct, frozen=True):

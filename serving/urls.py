@@ -1,6 +1,6 @@
-from django.urls import path
+from django.urls import path, re_path
 
-from . import views
+from . import views, views_access, views_people
 
 app_name = "serving"
 
@@ -16,4 +16,9 @@ urlpatterns = [
     path("keys/applications/<int:pk>/delete/", views.application_delete, name="application_delete"),
     path("keys/<str:prefix>/revoke/", views.key_revoke, name="key_revoke"),
     path("keys/<str:prefix>/rotate/", views.key_rotate, name="key_rotate"),
+    path("catalog/<str:slug>/access/", views_access.entry_access, name="access"),
+    path("catalog/<str:slug>/access/ask/", views_access.ask, name="access_ask"),
+    re_path(r"^subscriptions/(?P<pk>[0-9]{1,18})/(?P<decision>approve|refuse|end)/\Z", views_access.decide, name="subscription"),
+    path("people/", views_people.people_list, name="people"),
+    path("people/<str:name>/", views_people.person_detail, name="person"),
 ]

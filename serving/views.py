@@ -9,10 +9,11 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from catalog.access import get_entry
+from catalog.access import get_entry, may_try
 
 from . import access, contexts, keys
 from .fields import InvalidDeployment
@@ -116,6 +117,8 @@ def try_it_token(request: HttpRequest) -> HttpResponse:
     except (ValueError, AttributeError):
         return JsonResponse({"error": 'body: expected JSON such as {"api": "half_plus_two"}'}, status=400)
     entry = get_entry(request.user, api)
+    if not may_try(request.user, entry):
+        return JsonResponse({"error": f"{entry.slug} is on approval: ask its owner at {entry.get_absolute_url()}access/"}, status=403)
     token = mint(secret=try_it_secret(), user=_name(request), api=entry.slug, origin=settings.SITE_URL.rstrip("/"))
     return JsonResponse({"token": token, "expires_in": TRY_IT_SECONDS})
 
@@ -144,6 +147,8 @@ def key_list(request: HttpRequest) -> HttpResponse:
 def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """An application with its keys. A new key is in the answer to the post that made it and nowhere else."""
     application = access.get_application(request.user, pk)
+    if request.method == "POST":
+        access.require_own(request.user, application)
     form = KeyForm(request.POST or None)
     made: dict[str, Any] = {}
     if request.method == "POST" and form.is_valid():
@@ -152,9 +157,9 @@ def application_detail(request: HttpRequest, pk: int) -> HttpResponse:
         except keys.InvalidKey as error:
             form.add_error(None, str(error))
         else:
-            made = {"made": key, "text": text, "use": contexts.first_lines(text)}
+            made = {"made": key, "text": text, "use": contexts.first_lines(text, request.user)}
             application, form = access.get_application(request.user, pk), KeyForm()
-    context = {"page": contexts.application_page(application), "form": form, **made}
+    context = {"page": contexts.application_page(request.user, application, now=timezone.now()), "form": form, **made}
     return render(request, "serving/application.html", context, status=422 if form.errors else 200)
 
 
@@ -184,14 +189,16 @@ def key_revoke(request: HttpRequest, prefix: str) -> HttpResponse:
 @login_required
 def key_rotate(request: HttpRequest, prefix: str) -> HttpResponse:
     key = access.get_key(request.user, prefix)
+    access.require_own(request.user, key.application)
     successor, text = keys.rotate_key(key=key, actor=_name(request))
+    key.refresh_from_db()  # it ends now at another time
     application = access.get_application(request.user, key.application_id)
     context = {
-        "page": contexts.application_page(application),
+        "page": contexts.application_page(request.user, application, now=timezone.now()),
         "form": KeyForm(),
         "made": successor,
         "text": text,
         "replaced": key,
-        "use": contexts.first_lines(text),
+        "use": contexts.first_lines(text, request.user),
     }
     return render(request, "serving/application.html", context)

@@ -1,5 +1,8 @@
 """Who calls, and may they.
 
+Three things decide: whether the model is there for the caller at all (`sees`), the access that its owner gave it, and the key's own
+scopes and APIs.
+
 A key comes as `Authorization: Bearer <key>`, as `Basic` (the key as password, or as user without one) or as `X-API-Key`; the site's
 try-it sends a token instead. Looking a key up costs one SHA-256, once: `Authenticator` remembers the header's text for as long as
 its snapshot lives, so a revoked key ends with the snapshot that lacks it. Only good keys are remembered: a flood of wrong ones
@@ -36,7 +39,7 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `meter` names whom limits are counted for; `apis` and `scopes` are what it may do."""
+    """Who calls. `meter` names whom limits are counted for; `apis`, `scopes` and `subscriptions` are what it may do."""
 
     actor_type: ActorType
     meter: str
@@ -46,6 +49,7 @@ class Caller:
     user: str = ""
     scopes: frozenset[str] = frozenset()
     apis: frozenset[str] = frozenset()
+    subscriptions: frozenset[str] = frozenset()
     expires_us: int | None = None
 
     @property
@@ -122,6 +126,7 @@ def _caller_of(key: Key) -> Caller:
         user=key.user,
         scopes=frozenset(key.scopes),
         apis=frozenset(key.apis),
+        subscriptions=frozenset(key.subscriptions),
         expires_us=key.expires_us,
     )
 
@@ -147,6 +152,17 @@ def key_text(credential: str) -> str:
             return ""
 
 
+def sees(caller: Caller, deployment: Deployment) -> bool:
+    """Whether a model is there for this caller, as in the catalog. Where it isn't, answers are those of a model that nobody deployed."""
+    match deployment.visibility:
+        case "public":
+            return True
+        case "internal":
+            return caller.actor_type != "anonymous"
+        case _:
+            return caller.user in deployment.seen_by  # an anonymous caller has no name, and nobody has an empty one
+
+
 def authorize(caller: Caller, deployment: Deployment, scope: str, *, snapshot_is_stale: bool) -> None:
     """Raises Unauthenticated, Forbidden, or NotReady, when this caller may not do this with this model.
 
@@ -164,11 +180,26 @@ def authorize(caller: Caller, deployment: Deployment, scope: str, *, snapshot_is
         raise Forbidden(_no_scope(caller, scope))
     if caller.apis.isdisjoint((deployment.name, "*")):
         raise Forbidden(f"{_name(caller)} may not use the model {deployment.name}.")
+    if deployment.access == "subscription" and not _is_approved(caller, deployment):
+        raise Forbidden(f"{_name(caller)} is of no application that the owner of the model {deployment.name} has approved.")
 
 
-def may_see(caller: Caller, deployment: Deployment) -> bool:
-    """Whether a model is in this caller's list."""
-    return deployment.access == "open" or not caller.apis.isdisjoint((deployment.name, "*"))
+def is_listed(caller: Caller, deployment: Deployment) -> bool:
+    """Whether a model is in this caller's list: it sees the model, and its rights reach it."""
+    if not sees(caller, deployment):
+        return False
+    if deployment.access == "open":
+        return True
+    reached = not caller.apis.isdisjoint((deployment.name, "*"))
+    return reached and (deployment.access == "key" or _is_approved(caller, deployment))
+
+
+def _is_approved(caller: Caller, deployment: Deployment) -> bool:
+    """A key needs its application's approval, its owner's own too: the list of approvals says who calls. People may try what is
+    theirs, and what an application of theirs is approved for."""
+    if caller.actor_type == "try-it":
+        return caller.user in deployment.subscribers or caller.user in deployment.seen_by
+    return deployment.name in caller.subscriptions
 
 
 def _no_scope(caller: Caller, scope: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from .auth import authorize
+from .auth import authorize, sees
 from .door import Door
 from .errors import NotFound, NotImplementedHere
 from .exchange import Exchange
@@ -24,6 +24,8 @@ def admit(door: Door, exchange: Exchange) -> None:
     request, model = exchange.request, exchange.target
     caller = exchange.caller = door.authenticator.authenticate(request.headers, request.client, door.queue.server_now_us)
     exchange.has_caller = True
+    if model is not None and not sees(caller, model.deployment):
+        model = exchange.target = None
     if model is not None:
         authorize(caller, model.deployment, "predict", snapshot_is_stale=door.snapshots.is_stale)
         if (overload := door.find_overload(model)) is not None:

@@ -87,7 +87,9 @@ class Prediction:
 
     def decode(self) -> None:
         exchange, parsed = self.exchange, self.parsed
-        servable = self.servable = exchange.servable = get_servable(exchange.route, self.door.routes.models)
+        # By the newest snapshot, since the body took its time; but what wasn't there for the caller at the head still isn't.
+        model = self.door.routes.models.get(exchange.model) if exchange.target is not None else None
+        servable = self.servable = exchange.servable = get_servable(exchange.route, model)
         exchange.version = servable.version
         exchange.signature = parsed.signature_name or DEFAULT_SIGNATURE
         form = servable.forms.get(exchange.signature)

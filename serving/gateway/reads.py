@@ -18,7 +18,7 @@ from serving.protocol.tfs_status import (
 )
 from serving.snapshot import Deployment, Signature, TensorSpec, Version
 
-from .auth import authorize, may_see
+from .auth import authorize, is_listed, sees
 from .door import Door
 from .errors import Forbidden, NotFound
 from .exchange import Exchange
@@ -30,6 +30,8 @@ def admit(door: Door, exchange: Exchange) -> None:
     request, model = exchange.request, exchange.target
     caller = exchange.caller = door.authenticator.authenticate(request.headers, request.client, door.queue.server_now_us)
     exchange.has_caller = True
+    if model is not None and not sees(caller, model.deployment):
+        model = exchange.target = None
     if model is not None:
         authorize(caller, model.deployment, "metadata", snapshot_is_stale=door.snapshots.is_stale)
     elif caller.actor_type != "anonymous" and caller.scopes.isdisjoint(("metadata", "*")):
@@ -52,25 +54,25 @@ async def read(door: Door, exchange: Exchange) -> None:
 
 
 def _text(door: Door, exchange: Exchange, route: Route) -> bytes:
-    models = door.routes.models
+    model = exchange.target
     match route.verb:
         case "list":
-            visible = [model.deployment for model in models.values() if may_see(exchange.caller, model.deployment)]
-            return encode_models(_listed(deployment) for deployment in sorted(visible, key=lambda deployment: deployment.name))
+            deployments = [model.deployment for model in door.routes.models.values() if is_listed(exchange.caller, model.deployment)]
+            return encode_models(_listed(deployment) for deployment in sorted(deployments, key=lambda deployment: deployment.name))
         case "openapi":
-            model = models.get(route.model)
             if model is None:
                 raise NotFound(f"Could not find any versions of model {route.model}")
             return _description(model.deployment, door.options.gateway_url)
         case "metadata":
-            servable = get_servable(route, models)
+            servable = get_servable(route, model)
             exchange.version = servable.version
-            version = models[route.model].find_version(servable.version)
+            assert model is not None
+            version = model.find_version(servable.version)
             assert version is not None  # it has a servable
             signatures = {name: _signature(signature) for name, signature in version.signatures.items()}
             return encode_metadata(route.model, version.version, signatures)
         case _:
-            versions = get_status(route, models)
+            versions = get_status(route, model)
             if len(versions) == 1:
                 exchange.version = versions[0].version
             return encode_status(map(_state, versions))

@@ -236,9 +236,11 @@ def _version(text: str | None) -> int | None:
     return number
 
 
-def get_servable(route: Route, models: Mapping[str, ModelRoute]) -> ServableRoute:
-    """The version to call. Raises ProtocolError for an unknown label, NotFound, NotReady while it is still being loaded."""
-    model = models.get(route.model)
+def get_servable(route: Route, model: ModelRoute | None) -> ServableRoute:
+    """The version to call. Raises ProtocolError for an unknown label, NotFound, NotReady while it is still being loaded.
+
+    model: what the route names, None when there is none or the caller doesn't see it.
+    """
     number = route.version
     if route.label is not None:
         number = model.deployment.labels.get(route.label) if model is not None else None
@@ -276,9 +278,8 @@ def _is_coming(model: ModelRoute, number: int | None) -> bool:
     return any(version.state in _COMING and number in (None, version.version) for version in versions)
 
 
-def get_status(route: Route, models: Mapping[str, ModelRoute]) -> list[Version]:
+def get_status(route: Route, model: ModelRoute | None) -> list[Version]:
     """The versions that a status request asks for, descending. Raises NotFound, ProtocolError for an unknown label."""
-    model = models.get(route.model)
     if model is None or (not model.deployment.versions and route.version is None and route.label is None):
         raise NotFound(f"Could not find any versions of model {route.model}{_explain(model)}")
     number = route.version

@@ -76,7 +76,8 @@ def test_code_names_the_chosen_version_or_label(client: Client, digits: Entry) -
     assert "/v1/models/digits:predict" in client.get("/catalog/digits/?pin=" + "1" * 5_000).content.decode()
 
 
-def test_load_errors_stand_in_full(client: Client, digits: Entry) -> None:
+def test_load_errors_stand_in_full_for_operators(client: Client, digits: Entry) -> None:
+    client.force_login(make_user("olga", "operator"))
     message = "Can't parse <saved_model.pb>: truncated at byte 4096"
     services.record_states(name="digits", versions=[ReportedVersion(2, "END", "DATA_LOSS", message)], labels={}, default_version=None)
     html = client.get("/catalog/digits/").content.decode()

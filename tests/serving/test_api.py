@@ -14,11 +14,15 @@ from .factories import make_application, make_deployment, make_key, make_user
 pytestmark = pytest.mark.django_db
 
 
-def client_of(role: str = "viewer", name: str = "ada", scopes: tuple[str, ...] = ("api",)) -> APIClient:
+def client_of(role: str = "viewer", name: str = "ada", scopes: tuple[str, ...] = ("api", "operate")) -> APIClient:
     """A client that sends a key of a user with this role."""
     _, text = make_key(make_user(name, role), scopes=scopes)
+    return client_with(text)
+
+
+def client_with(key: str) -> APIClient:
     client = APIClient()
-    client.credentials(HTTP_AUTHORIZATION=f"Bearer {text}")
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {key}")
     return client
 
 
@@ -32,6 +36,21 @@ def test_a_model_is_deployed_changed_and_removed(tmp_path: Path) -> None:
     assert (changed.status_code, changed.json()["labels"]) == (200, {"stable": 2})
     assert client.delete("/api/deployments/digits/").status_code == 204
     assert client.get("/api/deployments/digits/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "other"), ("stateful", True), ("access", "open"), ("summary", "Mine"), ("versions", []), ("typo", 1)]
+)
+def test_what_cannot_be_changed_is_refused_and_not_described(field: str, value: object, tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    answer = client_of("operator").patch("/api/deployments/half_plus_two/", {field: value, "policy": "all"}, format="json")
+    assert (answer.status_code, set(answer.json())) == (400, {field})
+    assert Deployment.objects.get().policy == "latest:1"
+    document = APIClient().get("/api/schema/", {"format": "json"}).json()
+    body = document["paths"]["/api/deployments/{name}/"]["patch"]["requestBody"]["content"]["application/json"]["schema"]
+    described = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]["properties"]
+    assert field not in described
+    assert {"policy", "labels", "batching", "timeout_ms"} <= set(described)
 
 
 def test_a_wrong_field_is_named() -> None:
@@ -87,13 +106,15 @@ def test_keys_of_others_are_not_there() -> None:
     client = client_of()
     assert client.get(f"/api/keys/{key.prefix}/").status_code == 404
     assert client.delete(f"/api/keys/{key.prefix}/").status_code == 404
+    assert client.post(f"/api/keys/{key.prefix}/rotate/").status_code == 404
+    assert client.delete(f"/api/applications/{key.application_id}/").status_code == 404
     assert client.post("/api/keys/", {"application": key.application_id}, format="json").status_code == 404
     assert APIKey.objects.get(pk=key.pk).revoked_at is None
 
 
 def test_a_key_without_the_scope_does_not_open_the_api() -> None:
     answer = client_of(scopes=("predict",)).get("/api/keys/")
-    assert answer.status_code == 401
+    assert answer.status_code == 403
     assert "lacks the scope 'api'" in answer.content.decode()
     assert APIClient().get("/api/keys/", HTTP_AUTHORIZATION="Bearer dbk_wrong").status_code == 401
     assert APIClient().get("/api/keys/").status_code == 401

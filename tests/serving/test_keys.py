@@ -5,7 +5,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from audit.models import Record
+from audit.models import Outbox, Record
 from serving.keys import InvalidKey, delete_application, find_key_by_text, issue_key, revoke_key, rotate_key
 from serving.models import APIKey
 from serving.publication import current
@@ -73,6 +73,15 @@ def test_each_change_is_an_act_in_the_daybook(ada: User) -> None:
     delete_application(application=key.application, actor="ada")
     kinds = list(Record.objects.filter(kind="act").order_by("ts", "id").values_list("verb", flat=True))
     assert kinds == ["application.created", "key.issued", "key.revoked", "application.deleted"]
+
+
+def test_no_leaf_holds_the_name_of_a_keys_owner() -> None:
+    key, _ = make_key(make_user("grace-hopper"))
+    rotate_key(key=key, actor="grace-hopper")
+    delete_application(application=key.application, actor="grace-hopper")
+    leaves = [bytes(leaf) for leaf in Outbox.objects.values_list("leaf", flat=True)]
+    assert len(leaves) == 5
+    assert not any(b"hopper" in leaf for leaf in leaves)
 
 
 def test_an_unknown_scope_is_refused_by_name(ada: User) -> None:

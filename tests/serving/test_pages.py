@@ -1,9 +1,17 @@
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db.models.functions import Now
 from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
 
+from audit.models import Record
+from catalog.models import Entry
+from serving.key_use import find_last_uses
 from serving.models import APIKey, Application, Deployment, VersionState, WorkerState
 
 from .factories import make_deployment, make_key, make_user
@@ -37,6 +45,9 @@ def test_the_applications_of_others_are_not_there() -> None:
     client = sign_in("viewer")
     assert client.get(f"/keys/applications/{key.application_id}/").status_code == 404
     assert client.post(f"/keys/{key.prefix}/revoke/").status_code == 404
+    assert client.post(f"/keys/{key.prefix}/rotate/").status_code == 404
+    assert client.post(f"/keys/applications/{key.application_id}/delete/", {"confirm": key.application.name}).status_code == 404
+    assert APIKey.objects.count() == 1
     assert f"/keys/applications/{key.application_id}/" not in client.get("/keys/").content.decode()
     key.refresh_from_db()
     assert key.revoked_at is None
@@ -47,6 +58,54 @@ def test_an_admin_may_revoke_anybodys_key() -> None:
     sign_in("admin").post(f"/keys/{key.prefix}/revoke/")
     key.refresh_from_db()
     assert key.revoked_at is not None
+
+
+def test_nobody_makes_a_key_in_the_name_of_another() -> None:
+    key, _ = make_key(make_user("grace"))
+    admin = make_user("adam", "admin")
+    client, api = Client(), APIClient()
+    client.force_login(admin)
+    api.force_authenticate(admin)
+    page = client.get(f"/keys/applications/{key.application_id}/").content.decode()
+    assert "/revoke/" in page
+    assert "/rotate/" not in page
+    assert "Make a key" not in page
+    wanted = {"scopes": ["predict"], "requests_per_second": 0, "concurrency": 0, "expires": ""}
+    assert client.post(f"/keys/applications/{key.application_id}/", wanted).status_code == 403
+    assert client.post(f"/keys/{key.prefix}/rotate/").status_code == 403
+    assert api.post("/api/keys/", {"application": key.application_id}, format="json").status_code == 403
+    assert api.post(f"/api/keys/{key.prefix}/rotate/").status_code == 403
+    assert APIKey.objects.count() == 1
+
+
+def test_a_rotated_key_is_shown_once_with_the_end_of_the_old_one() -> None:
+    grace = make_user("grace")
+    key, _ = make_key(grace, expires_at=timezone.now() + timedelta(days=300))
+    client = Client()
+    client.force_login(grace)
+    page = client.post(f"/keys/{key.prefix}/rotate/")
+    assert page.context["text"] in page.content.decode()
+    assert "no-store" in page["Cache-Control"]
+    key.refresh_from_db()
+    assert key.expires_at is not None
+    assert f"until {key.expires_at:%Y-%m-%d %H:%M}" in page.content.decode()
+    assert page.context["text"] not in client.get(f"/keys/applications/{key.application_id}/").content.decode()
+
+
+def test_a_key_says_when_it_was_last_used() -> None:
+    grace = make_user("grace")
+    (used, _), (unused, _) = make_key(grace), make_key(grace)
+    now = timezone.now()
+    for ago in (timedelta(hours=3), timedelta(hours=1)):
+        call = {"kind": "prediction", "model": "digits", "outcome": "ok", "key_prefix": used.prefix, "application": used.application.name}
+        Record(ts=now - ago, id=uuid4(), leaf_hash=b"\0" * 32, actor_type="key", user_name="grace", **call).save(force_insert=True)
+    uses = find_last_uses(used.application, now=now)
+    assert uses == {used.prefix: now - timedelta(hours=1)}
+    client = Client()
+    client.force_login(grace)
+    page = client.get(f"/keys/applications/{used.application_id}/")
+    assert [(row.key, row.used_at) for row in page.context["page"].keys] == [(unused, None), (used, now - timedelta(hours=1))]
+    assert "not in 30 days" in page.content.decode()
 
 
 def test_deleting_an_application_asks_for_its_name() -> None:
@@ -67,6 +126,38 @@ def test_only_operators_change_what_is_served(role: str, tmp_path: Path) -> None
     assert client.get("/serving/half_plus_two/").status_code == 403
     assert client.post("/serving/half_plus_two/remove/", {"confirm": "half_plus_two"}).status_code == 403
     assert Deployment.objects.exists()
+
+
+REGISTRATION = {"name": "digits", "summary": "Reads a digit.", "policy": "latest:2", "labels": "stable=1", "access": "subscription"}
+
+
+@pytest.mark.parametrize(("role", "leads_to"), [("publisher", "/catalog/digits/"), ("operator", "/serving/digits/")])
+def test_a_model_is_registered_from_the_form(role: str, leads_to: str, tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path]
+    (tmp_path / "digits").mkdir()
+    client = sign_in(role)
+    assert client.get("/serving/register/").status_code == 200
+    answer = client.post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path / "digits")})
+    assert (answer.status_code, answer["Location"]) == (302, leads_to)
+    deployment, entry = Deployment.objects.get(), Entry.objects.get()
+    assert (deployment.policy, deployment.labels, deployment.created_by) == ("latest:2", {"stable": 1}, "ada")
+    assert (entry.access, entry.summary, entry.owner and entry.owner.username) == ("subscription", "Reads a digit.", "ada")
+
+
+def test_a_directory_outside_the_model_roots_is_refused_beside_its_field(tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path / "models"]
+    (tmp_path / "digits").mkdir()
+    answer = sign_in("publisher").post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path / "digits")})
+    assert answer.status_code == 422
+    assert "is not below one of the model directories" in str(answer.context["form"].errors["base_path"])
+    assert not Deployment.objects.exists()
+
+
+@pytest.mark.parametrize("role", ["viewer", "auditor"])
+def test_only_publishers_register(role: str, tmp_path: Path, settings: Any) -> None:
+    settings.MODEL_ROOTS = [tmp_path]
+    assert sign_in(role).post("/serving/register/", {**REGISTRATION, "base_path": str(tmp_path)}).status_code == 403
+    assert not Deployment.objects.exists()
 
 
 def test_visitors_are_asked_to_sign_in() -> None:

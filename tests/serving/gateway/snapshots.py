@@ -19,6 +19,8 @@ KEYS = {
     "expired": "dbk_00000004_expired",
     "limited": "dbk_00000005_limited",
     "single": "dbk_00000006_single",
+    "subscriber": "dbk_00000007_subscriber",
+    "foreign": "dbk_00000008_foreign",
 }
 RIGHTS: dict[str, dict[str, Any]] = {
     "all": {},
@@ -27,6 +29,8 @@ RIGHTS: dict[str, dict[str, Any]] = {
     "expired": {"expires_us": 1_000_000},
     "limited": {"limits": Limits(requests_per_second=5)},
     "single": {"limits": Limits(concurrency=1)},
+    "subscriber": {"subscriptions": ("subscribed",)},
+    "foreign": {"user": "grace"},
 }
 
 
@@ -88,6 +92,7 @@ def make_snapshot(
     *,
     version: int = 1,
     without_keys: tuple[str, ...] = (),
+    with_keys: tuple[Key, ...] = (),
     open_limits: Limits = USUAL_OPEN_LIMITS,
     **deployments: Deployment | None,
 ) -> Snapshot:
@@ -95,6 +100,7 @@ def make_snapshot(
     usual: dict[str, Deployment | None] = {name: make_deployment(prefix, name) for name in SERVABLES}
     usual["digits"] = make_deployment(prefix, "digits", answer_labels=("zero", "one", "two"), answer_output="scores")
     keys = [make_key(name, **RIGHTS[name]) for name in KEYS if name not in without_keys]
+    keys += with_keys
     return Snapshot(
         version=version,
         made_us=1,

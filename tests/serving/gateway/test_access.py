@@ -7,7 +7,7 @@ import pytest
 
 from serving.gateway.tryit import mint
 from tests.serving.gateway.conftest import Door, wait_until
-from tests.serving.gateway.snapshots import KEYS, SECRET, SITE, make_deployment, make_version
+from tests.serving.gateway.snapshots import KEYS, SECRET, SITE, make_deployment, make_key, make_version
 
 BODY = {"instances": [2.0]}
 
@@ -88,7 +88,75 @@ def test_the_list_shows_what_the_caller_may_use(door: Door) -> None:
 
     assert names(None) == {"open_half"}
     assert names(KEYS["one"]) == {"open_half", "half_plus_two"}
-    assert {"open_half", "half_plus_two", "picky", "subscribed"} <= names(KEYS["all"])
+    assert {"open_half", "half_plus_two", "picky"} <= names(KEYS["all"])
+    assert "subscribed" not in names(KEYS["all"])
+    assert "subscribed" in names(KEYS["subscriber"])
+
+
+def test_a_subscription_model_answers_approved_applications_only(door: Door) -> None:
+    assert door.predict("subscribed", BODY, key=KEYS["subscriber"]).json() == {"predictions": [3.0]}
+    assert door.get("/v1/models/subscribed/metadata", key=KEYS["subscriber"]).status_code == 200
+    text = "The API key dbk_00000001 is of no application that the owner of the model subscribed has approved."
+    refused = [
+        door.predict("subscribed", BODY),
+        door.get("/v1/models/subscribed"),
+        door.get("/v1/models/subscribed/metadata"),
+        door.get("/v1/models/subscribed/openapi.json"),
+    ]
+    assert [(answer.status_code, answer.json()) for answer in refused] == [(403, {"error": text})] * 4
+
+
+def test_an_approval_ends_with_the_snapshot_that_lacks_it(door: Door) -> None:
+    assert door.predict("subscribed", BODY, key=KEYS["subscriber"]).status_code == 200
+    door.publish_and_wait(without_keys=("subscriber",), with_keys=(make_key("subscriber"),))
+    assert door.predict("subscribed", BODY, key=KEYS["subscriber"]).status_code == 403
+    door.publish_and_wait()
+
+
+def test_people_try_a_subscription_model_only_with_an_approval_or_as_its_owners(door: Door) -> None:
+    def asked(user: str) -> int:
+        headers = {"Daybook-Try-It": token(api="subscribed", user=user), "Origin": SITE}
+        return door.predict("subscribed", BODY, key=None, headers=headers).status_code
+
+    door.publish_and_wait(subscribed=make_deployment(door.prefix, "subscribed", subscribers=("grace",), seen_by=("olga",)))
+    assert [asked(user) for user in ("ada", "grace", "olga")] == [403, 200, 200]
+    door.publish_and_wait()
+
+
+def everything_said_of(door: Door, model: str, key: str | None, headers: dict[str, str] | None = None) -> list[tuple[int, str]]:
+    """Status and text of each way to ask, with the model's name taken out."""
+    base = f"/v1/models/{model}"
+    answers = [
+        door.predict(model, BODY, key=key, headers=headers),
+        door.predict(f"{model}/versions/1", BODY, key=key, headers=headers),
+        door.predict(f"{model}/labels/stable", BODY, key=key, headers=headers),
+        door.predict(model, b"[", key=key, headers=headers),
+        *(door.get(base + rest, key=key) for rest in ("", "/versions/1", "/labels/stable", "/metadata", "/openapi.json")),
+    ]
+    assert model not in {row["name"] for row in door.get("/v1/models", key=key).json()["models"]}
+    return [(answer.status_code, answer.text.replace(model, "MODEL")) for answer in answers]
+
+
+@pytest.mark.parametrize("access", ["open", "key"])
+def test_a_model_that_is_hidden_from_a_caller_answers_as_if_it_were_not_there(door: Door, access: str) -> None:
+    unknown = {key: everything_said_of(door, "nobody", key) for key in (None, KEYS["foreign"])}
+    assert {status for status, _ in unknown[None]} <= {400, 404}
+    door.publish_and_wait(
+        half_plus_two=make_deployment(door.prefix, "half_plus_two", access=access, visibility="owners", seen_by=("ada",)),
+        picky=make_deployment(door.prefix, "picky", access=access, visibility="internal"),
+    )
+    try:
+        for key, said in unknown.items():
+            assert everything_said_of(door, "half_plus_two", key) == said
+        assert everything_said_of(door, "picky", None) == unknown[None]
+        assert door.predict("half_plus_two", BODY).json() == {"predictions": [3.0]}
+        assert door.get("/v1/models/picky", key=KEYS["foreign"]).status_code == 200
+        grace = {"Daybook-Try-It": token(user="grace"), "Origin": SITE}
+        assert door.predict("half_plus_two", BODY, key=None, headers=grace).status_code == 404
+        ada = {"Daybook-Try-It": token(user="ada"), "Origin": SITE}
+        assert door.predict("half_plus_two", BODY, key=None, headers=ada).status_code == 200
+    finally:
+        door.publish_and_wait()
 
 
 def token(**changes: object) -> str:

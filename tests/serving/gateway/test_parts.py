@@ -196,8 +196,8 @@ def test_routes_keep_what_did_not_change() -> None:
     assert "slow" not in second.models
     assert "/v1/models/slow:predict" not in second.predict
     assert second.models["picky"].in_flight is first.models["picky"].in_flight
-    assert get_servable(parse_route("POST", "/v1/models/picky:predict", second.models), second.models).version == 2
-    assert get_servable(parse_route("POST", "/v1/models/picky/versions/1:predict", second.models), second.models).version == 1
+    assert get_servable(parse_route("POST", "/v1/models/picky:predict", second.models), second.models["picky"]).version == 2
+    assert get_servable(parse_route("POST", "/v1/models/picky/versions/1:predict", second.models), second.models["picky"]).version == 1
     assert all(isinstance(value, str | int | bool) for context in contexts for value in context.values())
 
 
