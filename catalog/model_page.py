@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from audit.charts import Sparkline, sparkline
+from audit.drawings import Exchange, draw_exchange
 from audit.figures import Summary, summary
 
 from . import markdown
@@ -117,12 +118,13 @@ class StatusRow:
 
 @dataclass(frozen=True, slots=True)
 class ExampleText:
-    """A stored example as text, for pages that can't ask."""
+    """A stored example, for pages that can't ask: drawn where its form is known, and as text."""
 
     name: str
     note: str
     request: str
     response: str
+    exchange: Exchange | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,9 @@ def _example_text(row: Example) -> ExampleText:
         written = json.dumps(value, ensure_ascii=False)
         return written if len(written) <= _SHOWN_BODY else f"{written[:_SHOWN_BODY]} …"
 
-    return ExampleText(row.name, row.note, text(row.request), text(row.response) if row.response is not None else "")
+    answer = "" if row.response is None else text(row.response)
+    exchange = draw_exchange(json.dumps(row.request).encode(), None if row.response is None else json.dumps(row.response).encode())
+    return ExampleText(row.name, row.note, text(row.request), answer, exchange)
 
 
 def _forms(entry: Entry, signatures: Mapping[str, Signature], examples: list[Example]) -> list[Form]:

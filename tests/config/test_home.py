@@ -9,12 +9,14 @@ from django.test import Client
 
 from audit import database, ids
 from catalog.models import Entry
+from catalog.services import set_examples
 from config.views import destination
-from serving.models import Application
+from serving.models import Application, Deployment
 from tests.audit.logs import ingest, make_leaf_call, open_log, seal_all
 from tests.audit.test_search import make_user
-from tests.catalog.factories import DIGITS, make_entry
+from tests.catalog.factories import DIGIT_NAMES, DIGITS, make_entry
 
+SEVEN = {"predictions": [{"class": 7, "scores": [0.0] * 7 + [0.9, 0.05, 0.05]}]}
 RECORD = "01a20593-0ed0-7c35-894d-cdc67ae7b4ce"
 
 
@@ -94,6 +96,23 @@ def test_people_see_what_they_own_call_and_audit(client: Client, tmp_path: Path)
     assert "What you audit" not in html
     client.force_login(make_user("olga", "view_record"))
     assert "What you audit" in client.get("/").content.decode()
+
+
+@pytest.mark.django_db
+def test_home_offers_visitors_what_they_can_do_and_draws_the_answer(client: Client) -> None:
+    request = {"instances": [[[0.0] * 8] * 7 + [[16.0] * 8]]}
+    digits = make_entry("digits", signatures=DIGITS, class_names=DIGIT_NAMES, access="key", calls=100)
+    set_examples(entry=digits, examples=[{"name": "seven", "request": request, "response": SEVEN}], actor="ada")
+    make_entry("half_plus_two", access="open", calls=1)
+    Deployment.objects.create(name="digits", base_path="/models/digits", answer_output="scores", answer_labels=DIGIT_NAMES)
+    html = client.get("/").content.decode()
+    assert "→ 7" in html
+    assert html.index("/catalog/half_plus_two/#try") < html.index("/accounts/login/?next=%2Fcatalog%2Fdigits%2F%23try")
+    assert html.count(">Try it<") == html.count(">Sign in to try<") == 1
+    client.force_login(User.objects.create_user("ada"))
+    html = client.get("/").content.decode()
+    assert html.index("/catalog/digits/#try") < html.index("/catalog/half_plus_two/#try")
+    assert html.count(">Try it<") == 2
 
 
 @pytest.mark.django_db
