@@ -205,7 +205,7 @@ def _take_down_version(worker: WorkerState, deployment: Deployment, state: Versi
 
 
 def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
-    """The engine's signature in the form of `snapshot.Signature`."""
+    """The engine's signature in the form of `snapshot.Signature`, as JSON gives it back: lists, so that it equals what is stored."""
     signature = status.signatures[name]
     rule = status.rules.get(name)
     view = Signature(
@@ -215,7 +215,7 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
         batched=rule.batched if rule else False,
         defaults={key: _plain(value) for key, value in signature.defaults.items()},
     )
-    return cast(dict[str, Any], msgspec.to_builtins(view))
+    return cast(dict[str, Any], msgspec.json.decode(msgspec.json.encode(view)))
 
 
 def _plain(value: np.ndarray) -> list[object]:
