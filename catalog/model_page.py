@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from audit.charts import Sparkline, sparkline
-from audit.drawings import Exchange, draw_exchange
+from audit.drawings import Exchange, draw_exchange, likeliest
 from audit.figures import Summary, summary
 
 from . import markdown
@@ -246,8 +246,18 @@ def _example_text(row: Example) -> ExampleText:
         return written if len(written) <= _SHOWN_BODY else f"{written[:_SHOWN_BODY]} …"
 
     answer = "" if row.response is None else text(row.response)
-    exchange = draw_exchange(json.dumps(row.request).encode(), None if row.response is None else json.dumps(row.response).encode())
-    return ExampleText(row.name, row.note, text(row.request), answer, exchange)
+    return ExampleText(row.name, row.note, text(row.request), answer, _draw_example(row))
+
+
+def _draw_example(row: Example) -> Exchange | None:
+    response = None if row.response is None else json.dumps(row.response).encode()
+    exchange = draw_exchange(json.dumps(row.request).encode(), response)
+    if exchange is None:
+        return None
+    shortened = [
+        replace(one, response=tuple(replace(drawing, bars=likeliest(drawing.bars)) for drawing in one.response)) for one in exchange.rows
+    ]
+    return replace(exchange, rows=tuple(shortened))  # several examples stand beside each other, as rows do
 
 
 def _forms(entry: Entry, signatures: Mapping[str, Signature], examples: list[Example]) -> list[Form]:
