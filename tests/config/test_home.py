@@ -1,5 +1,6 @@
 """Home and the search box."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.test import Client
 from audit import database, ids
 from catalog.models import Entry
 from catalog.services import set_examples
+from config.logs import LineFormatter
 from config.views import destination
 from serving.models import Application, Deployment
 from tests.audit.logs import ingest, make_leaf_call, open_log, seal_all
@@ -131,3 +133,17 @@ def test_errors_have_the_frame_and_say_what_to_do(client: Client, path: str, sta
     assert response.status_code == status
     assert words in response.content.decode()
     assert 'class="bar"' in response.content.decode()
+
+
+@pytest.mark.django_db
+@pytest.mark.urls("tests.config.failing_urls")
+def test_a_page_that_breaks_names_its_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(raise_request_exception=False)
+    response = client.get("/fail/")
+    assert response.status_code == 500
+    html = response.content.decode()
+    [line] = [record for record in caplog.records if record.name == "django.request"]
+    assert re.fullmatch(r"[0-9a-f]{8}", line.error_id)  # type: ignore[attr-defined]  # config.logs.ErrorId
+    assert f"<code>{line.error_id}</code>" in html  # type: ignore[attr-defined]
+    assert f"error_id={line.error_id}" in LineFormatter().format(line)  # type: ignore[attr-defined]
+    assert line.exc_info
