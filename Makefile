@@ -67,7 +67,7 @@ python:
 
 requirements:
 	@command -v uv >/dev/null || { echo "uv isn't installed: https://docs.astral.sh/uv/"; exit 1; }
-	export UV_CUSTOM_COMPILE_COMMAND="make requirements"; for name in base worker dev; do \
+	export UV_CUSTOM_COMPILE_COMMAND="make requirements"; for name in base worker gpu dev; do \
 		uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 			--output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done

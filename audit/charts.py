@@ -5,7 +5,7 @@ tokens ("accent", "series-3"): js/vega-chart.js resolves them, so that one speci
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -17,13 +17,26 @@ from .histogram import Bar as HistogramBar
 from .histogram import Histogram
 
 Spec = dict[str, Any]
-NUM_SERIES = 7
+MODEL_SERIES = (2, 4, 5, 6, 7)  # 1 is the accent ("answered"), 3 is as good as amber ("warning"), 8 is grey
 PLOT_PX = 200
 
 
-def series(name: str) -> str:
-    """The colour of a model or key, the same on every page: a token's name chosen by the digest of its name."""
-    return f"series-{sha256(name.encode()).digest()[1] % NUM_SERIES + 1}"
+OTHER_SERIES = "series-8"  # of what isn't among them
+
+
+def series_of(names: Iterable[str]) -> dict[str, str]:
+    """The colours of models that are shown together, as names of tokens.
+
+    Each takes the colour that the digest of its name says, or the next one that is free while there is one: of the same names
+    (all models called lately, say) every page makes the same colours.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        first = sha256(name.encode()).digest()[1] % len(MODEL_SERIES)
+        wanted = [f"series-{MODEL_SERIES[(first + step) % len(MODEL_SERIES)]}" for step in range(len(MODEL_SERIES))]
+        taken = set(found.values())
+        found[name] = next((colour for colour in (*wanted, OTHER_SERIES) if colour not in taken), wanted[0])
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +225,19 @@ def traffic_chart(points: Sequence[TrafficPoint], step_s: int, version_starts: S
     ]
     starts = [{"at": _iso(at), "name": name} for at, name in version_starts]
     span = [{"since": _iso(points[0].at), "until": _iso(points[-1].at + step)}] if points else []
-    return {**_traffic_template(), "datasets": {"traffic": rows, "starts": starts, "span": span}}
+    shown = {row["group"] for row in rows}
+    names = [{"at": span[0]["until"], "group": group} for group in GROUPS if group in shown] if span else []
+    return {**_traffic_template(), "datasets": {"traffic": rows, "starts": starts, "span": span, "names": names}}
+
+
+GROUPS = ("answered", "refused", "failed")  # as they stand on one another
 
 
 @cache
 def _traffic_template() -> Spec:
     import altair as alt  # 0.4 s, and only the site draws
 
-    groups = ["answered", "refused", "failed"]
+    groups, colours = list(GROUPS), ["accent", "warn", "fail"]
     bars = (
         alt.Chart(alt.NamedData("traffic"))
         .mark_bar(orient="vertical", cursor="pointer", stroke="paper", strokeWidth=0.5)
@@ -234,7 +252,7 @@ def _traffic_template() -> Spec:
                     tickCount=4, tickMinStep=1, labelExpr="datum.value < 10000 ? format(datum.value, ',d') : format(datum.value, '~s')"
                 ),
             ),
-            color=alt.Color("group:N", scale=alt.Scale(domain=groups, range=["accent", "warn", "fail"]), legend=None),
+            color=alt.Color("group:N", scale=alt.Scale(domain=groups, range=colours), legend=None),
             order=alt.Order("order:Q"),
             tooltip=[
                 alt.Tooltip("since:T", title="from", format="%-d %b %H:%M", formatType="utc"),
@@ -248,7 +266,14 @@ def _traffic_template() -> Spec:
     starts = alt.Chart(alt.NamedData("starts")).encode(x="at:T")
     rules = starts.mark_rule(color="quiet", strokeDash=[2, 3])
     names = starts.mark_text(align="left", dx=4, dy=2, baseline="top", color="quiet", fontSize=11).encode(y=alt.value(0), text="name:N")
-    return _spec(alt.layer(frame, bars, rules, names).properties(width=800, height=PLOT_PX, padding=_PADDING))
+    labels = [
+        alt.Chart(alt.NamedData("names"))
+        .transform_filter(f"datum.group === '{group}'")
+        .mark_text(align="left", dx=8, fontSize=12, fontWeight=500, color=colour)
+        .encode(x="at:T", y=alt.value(PLOT_PX - 8 - 16 * place), text="group:N")
+        for place, (group, colour) in enumerate(zip(groups, colours, strict=True))
+    ]
+    return _spec(alt.layer(frame, bars, rules, names, *labels).properties(width=800, height=PLOT_PX, padding=_PADDING))
 
 
 def latency_chart(points: Sequence[LatencyPoint], step_s: int) -> Spec:
@@ -317,7 +342,7 @@ def _latency_template(logarithmic: bool, low: float, high: float) -> Spec:
     import altair as alt
 
     names = ["p50", "p95", "p99"]
-    color = alt.Color("quantile:N", scale=alt.Scale(domain=names, range=["accent", "series-2", "series-3"]), legend=None)
+    color = alt.Color("quantile:N", scale=alt.Scale(domain=names, range=["accent", "series-2", "ink"]), legend=None)
     scale = alt.Scale(type="log" if logarithmic else "linear", domain=[low, high], nice=False)
     ticks = [step for step in _STEPS if low <= step <= high]
     axis = alt.Axis(labelExpr="format(datum.value, '~g') + ' ms'", **({"values": ticks} if logarithmic else {"tickCount": 4}))

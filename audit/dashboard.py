@@ -1,7 +1,7 @@
 """The dashboard: few figures, each a fold of the sealed log, each with a way to the records behind it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -116,6 +116,7 @@ def dashboard_page(range_name: str, model: str, *, now: datetime) -> DashboardPa
     until = now
     since = now - timedelta(seconds=seconds)
     only = chosen or None
+    colours = charts.series_of(known)
     summary = figures.summary(only, since, until)
     traffic = figures.traffic_series(since=since, until=until, step_s=step_s, model=only)
     latency = figures.latency_series(since=since, until=until, step_s=step_s, model=only)
@@ -134,11 +135,11 @@ def dashboard_page(range_name: str, model: str, *, now: datetime) -> DashboardPa
         before=figures.summary(only, since - timedelta(seconds=seconds), since),
         tree=figures.tree_state(now),
         backlog=read_backlog(Path(settings.JOURNAL_DIR)),
-        rows=tuple(_rows(since, until, step_s, chosen, name)),
+        rows=tuple(_rows(since, until, step_s, chosen, name, colours)),
         outcomes=tuple(_outcomes(since, until, only, window)),
         traffic=charts.traffic_chart(traffic, step_s, _version_starts(since, until, only)),
         latency=charts.latency_chart(latency, step_s),
-        decisions=tuple(_decisions(since, until, only, name)),
+        decisions=tuple(_decisions(since, until, only, name, colours)),
         records_url=records_url(window),
         failed_url=records_url(f"{window} outcome:{','.join(figures.FAILED)}"),
         slow_url=records_url(f"{window} latency:>={max(1, (summary.p99_us or 0) // 1000)}ms"),
@@ -157,7 +158,7 @@ def _fitting_range(now: datetime) -> str:
     return next((name for name, (_, seconds, _) in RANGES.items() if age < seconds), "24h") if age < 86_400 else "24h"
 
 
-def _rows(since: datetime, until: datetime, step_s: int, model: str, range_name: str) -> Sequence[ModelRow]:
+def _rows(since: datetime, until: datetime, step_s: int, model: str, range_name: str, colours: Mapping[str, str]) -> Sequence[ModelRow]:
     found = [row for row in figures.by_model(since, until, by_version=bool(model)) if not model or row.model == model][:ROW_LIMIT]
     sparks = _traffic_by_model(since, until, step_s, by_version=bool(model), names=[row.model for row in found])
     most = max((row.summary.count for row in found), default=1)
@@ -167,7 +168,7 @@ def _rows(since: datetime, until: datetime, step_s: int, model: str, range_name:
         rows.append(
             ModelRow(
                 figures=row,
-                series=charts.series(row.model),
+                series=colours.get(row.model, charts.OTHER_SERIES),
                 share=f"{100 * row.summary.count / most:.2f}",
                 spark=charts.sparkline(sparks[row.model, row.version], f"{row.model}: calls over the {RANGES[range_name][0]}"),
                 url=records_url(f"{name} since:{range_name}"),
@@ -232,7 +233,7 @@ def _version_starts(since: datetime, until: datetime, model: str | None) -> list
 _LONGEST_LABEL = 24
 
 
-def _decisions(since: datetime, until: datetime, model: str | None, range_name: str) -> Sequence[Decisions]:
+def _decisions(since: datetime, until: datetime, model: str | None, range_name: str, colours: Mapping[str, str]) -> Sequence[Decisions]:
     """Labels that the newest records answered, of the first row each. Rollups don't hold them, hence the bound and the count shown."""
     condition = "AND model = %(model)s" if model else ""
     sql = f"""
@@ -261,7 +262,7 @@ def _decisions(since: datetime, until: datetime, model: str | None, range_name: 
         found.append(
             Decisions(
                 name,
-                charts.series(name),
+                colours.get(name, charts.OTHER_SERIES),
                 total,
                 tuple(charts.label_bars(shown, unit=" %", digits=1)),
                 records_url(f"model:{quote(name)} since:{range_name}"),

@@ -74,13 +74,14 @@ def draw_exchange(request: bytes | None, response: bytes | None) -> Exchange | N
         request_drawings = _draw(asked[place], is_answer=False) if place < len(asked) else ()
         response_drawings = _draw(answered[place], is_answer=True) if place < len(answered) else ()
         if num_rows > 1:
-            response_drawings = tuple(replace(drawing, bars=_likeliest(drawing.bars)) for drawing in response_drawings)
+            response_drawings = tuple(replace(drawing, bars=likeliest(drawing.bars)) for drawing in response_drawings)
         if request_drawings or response_drawings:
             rows.append(Row(place + 1, request_drawings, response_drawings))
     return Exchange(tuple(rows), num_rows) if rows else None
 
 
-def _likeliest(bars: tuple[Bar, ...]) -> tuple[Bar, ...]:
+def likeliest(bars: tuple[Bar, ...]) -> tuple[Bar, ...]:
+    """The few highest, where a row isn't alone."""
     return tuple(sorted(bars, key=lambda bar: -float(bar.percent))[:BARS_BESIDE_OTHERS])
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from audit.charts import Sparkline, sparkline
+from audit.drawings import Exchange, draw_exchange, likeliest
 from audit.figures import SealedCalls, Summary, sealed_calls, summary
 
 from . import markdown
@@ -117,12 +118,13 @@ class StatusRow:
 
 @dataclass(frozen=True, slots=True)
 class ExampleText:
-    """A stored example as text, for pages that can't ask."""
+    """A stored example, for pages that can't ask: drawn where its form is known, and as text."""
 
     name: str
     note: str
     request: str
     response: str
+    exchange: Exchange | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,19 @@ def _example_text(row: Example) -> ExampleText:
         written = json.dumps(value, ensure_ascii=False)
         return written if len(written) <= _SHOWN_BODY else f"{written[:_SHOWN_BODY]} …"
 
-    return ExampleText(row.name, row.note, text(row.request), text(row.response) if row.response is not None else "")
+    answer = "" if row.response is None else text(row.response)
+    return ExampleText(row.name, row.note, text(row.request), answer, _draw_example(row))
+
+
+def _draw_example(row: Example) -> Exchange | None:
+    response = None if row.response is None else json.dumps(row.response).encode()
+    exchange = draw_exchange(json.dumps(row.request).encode(), response)
+    if exchange is None:
+        return None
+    shortened = [
+        replace(one, response=tuple(replace(drawing, bars=likeliest(drawing.bars)) for drawing in one.response)) for one in exchange.rows
+    ]
+    return replace(exchange, rows=tuple(shortened))  # several examples stand beside each other, as rows do
 
 
 def _forms(entry: Entry, signatures: Mapping[str, Signature], examples: list[Example]) -> list[Form]:

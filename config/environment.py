@@ -8,8 +8,9 @@ commands in another terminal (`manage.py verify_log`) reach the same servers wit
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .files import read_env_file
 from .processes import start_time
@@ -101,6 +102,47 @@ def url(name: str, default: str | None = None, *, schemes: tuple[str, ...] = ("h
     if urlsplit(value).scheme not in schemes:
         raise BadEnvironment(f"{name} must start with {' or '.join(f'{s}://' for s in schemes)}, not {value.split('@')[-1]!r}")
     return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """Where mail goes. starts_tls: encrypted after a plain greeting; is_tls: from the first byte."""
+
+    backend: str
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    password: str = ""
+    starts_tls: bool = False
+    is_tls: bool = False
+
+
+_MAIL_PORTS = {"smtp": 25, "smtp+tls": 587, "smtps": 465}
+
+
+def mail(name: str, default: str = "") -> Mail | None:
+    """`smtp+tls://user:password@host:587`, also `smtps://`, `smtp://` (unencrypted) and `console:`; None when there is none."""
+    raw = os.environ.get(name, "").strip() or default
+    if not raw:
+        return None
+    parts = urlsplit(raw)
+    if parts.scheme == "console":
+        return Mail("django.core.mail.backends.console.EmailBackend")
+    if parts.scheme not in _MAIL_PORTS or not parts.hostname:
+        raise BadEnvironment(f"{name} must be console: or {'://host, '.join(_MAIL_PORTS)}://host, not {raw.split('@')[-1]!r}")
+    try:
+        port_number = parts.port or _MAIL_PORTS[parts.scheme]
+    except ValueError:
+        raise BadEnvironment(f"{name} has a port that is none: {raw.split('@')[-1]!r}") from None
+    return Mail(
+        "django.core.mail.backends.smtp.EmailBackend",
+        parts.hostname,
+        port_number,
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+        starts_tls=parts.scheme == "smtp+tls",
+        is_tls=parts.scheme == "smtps",
+    )
 
 
 def origin(address: str) -> str:

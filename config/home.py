@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Prefetch
+from django.db.models import Case, Prefetch, Value, When
 from django.urls import reverse
+from django.utils.http import urlencode
 
 from audit import charts, figures
 from audit.access import id_times, sees_all_records
@@ -18,10 +19,11 @@ from audit.figures import ANSWERED, FAILED, Summary
 from audit.models import LogHead, LogLeaf, Record
 from audit.querysets import SearchTooBroad, time_limit
 from audit.search import quote
+from catalog.answers import first_answer
 from catalog.figures import daily_calls
 from catalog.models import Entry, EntryVersion, Example
 from catalog.querysets import owned_by
-from serving.models import Application
+from serving.models import Application, Deployment
 
 TRY_LIMIT = 4
 LATEST = 9
@@ -33,12 +35,17 @@ ACT_LIMIT = 6
 
 @dataclass(frozen=True, slots=True)
 class TryEntry:
-    """A model that can be called now; `row` is one of its examples with its answer, drawn."""
+    """A model that is ready; `row` is one of its examples drawn, `answer` what the model said to it.
+
+    may_try: at once, from its page; others sign in first, which is where `try_url` leads then.
+    """
 
     entry: Entry
     url: str
     row: Row | None
-    spark: charts.Sparkline | None
+    answer: str
+    may_try: bool
+    try_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ def home_page(user: Any, *, now: datetime) -> HomePage:
     since = now - timedelta(days=1)
     applications = list(Application.objects.filter(owner_id=user.pk).values_list("name", flat=True)) if user.is_authenticated else []
     return HomePage(
-        tries=tuple(_tries(user, now)),
+        tries=tuple(_tries(user)),
         latest=tuple(latest(user)),
         owned=tuple(_owned(user, since, now)) if user.is_authenticated else (),
         called=tuple(_called(user, applications, since)),
@@ -119,26 +126,42 @@ def home_page(user: Any, *, now: datetime) -> HomePage:
     )
 
 
-def _tries(user: Any, now: datetime) -> Sequence[TryEntry]:
-    """What is ready and open to `user`, the most called first."""
+def _tries(user: Any) -> Sequence[TryEntry]:
+    """What is ready and may be seen by `user`: what they can ask at once comes first, then the most called."""
     entries = (
         Entry.objects.visible_to(user)
         .filter(kind=Entry.Kind.SERVED, default_version__isnull=False)
         .exclude(lifecycle=Entry.Lifecycle.RETIRED)
     )
-    answered = Prefetch("examples", queryset=Example.objects.order_by("position", "pk"), to_attr="ordered_examples")
-    shown = list(entries.order_by("-calls", "name").prefetch_related(answered).defer("search", "card")[:TRY_LIMIT])
-    calls = daily_calls([entry.slug for entry in shown], now=now)
-    return [TryEntry(entry, entry.get_absolute_url(), _drawn_example(entry), charts.sparkline(calls[entry.slug])) for entry in shown]
+    if not user.is_authenticated:
+        entries = entries.order_by(Case(When(access=Entry.Access.OPEN, then=Value(0)), default=Value(1)), "-calls", "name")
+    else:
+        entries = entries.order_by("-calls", "name")
+    examples = Prefetch("examples", queryset=Example.objects.order_by("position", "pk"), to_attr="ordered_examples")
+    shown = list(entries.prefetch_related(examples).defer("search", "card")[:TRY_LIMIT])
+    deployments = {row.name: row for row in Deployment.objects.filter(name__in=[entry.deployment_name for entry in shown])}
+    return [_try_entry(user, entry, deployments.get(entry.deployment_name)) for entry in shown]
 
 
-def _drawn_example(entry: Any) -> Row | None:
+def _try_entry(user: Any, entry: Any, deployment: Deployment | None) -> TryEntry:
+    url = entry.get_absolute_url()
+    may_try = user.is_authenticated or entry.access == Entry.Access.OPEN
+    sign_in = f"{reverse('account_login')}?{urlencode({'next': f'{url}#try'})}"
+    example, row = _drawn_example(entry)
+    answer = ""
+    if example is not None:
+        output, labels = (deployment.answer_output, deployment.answer_labels) if deployment else ("", entry.class_names)
+        answer = first_answer(example.response, output=output, labels=labels)
+    return TryEntry(entry, url, row, answer, may_try, f"{url}#try" if may_try else sign_in)
+
+
+def _drawn_example(entry: Any) -> tuple[Example, Row] | tuple[None, None]:
+    """The first example that can be drawn."""
     for example in entry.ordered_examples:
-        response = None if example.response is None else json.dumps(example.response).encode()
-        exchange = draw_exchange(json.dumps(example.request).encode(), response)
+        exchange = draw_exchange(json.dumps(example.request).encode(), None)
         if exchange is not None:
-            return exchange.rows[0]
-    return None
+            return example, exchange.rows[0]
+    return None, None
 
 
 def latest(user: Any) -> list[Latest]:

@@ -17,6 +17,15 @@ class LineFormatter(logging.Formatter):
         return line
 
 
+class ErrorId(logging.Filter):
+    """Gives the line of a failed page the id that its reader was told."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if error_id := getattr(getattr(record, "request", None), "error_id", None):
+            record.error_id = error_id
+        return True
+
+
 def _shown(value: object) -> str:
     text = str(value)
     return repr(text) if " " in text or not text else text

@@ -1,9 +1,10 @@
 """The URL map: each app's pages at the root, each app's part of the management API below /api/."""
 
+from django.conf import settings
 from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView
 
-from . import api_docs, health, views
+from . import accounts, api_docs, health, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", views.home, name="home"),
@@ -11,7 +12,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("metrics", health.metrics),
-    path("accounts/", include("allauth.account.urls")),
+    path("accounts/", include(accounts.urls(with_mail=settings.CAN_SEND_MAIL))),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/docs/", api_docs.api_docs, name="api-docs"),
     path("api/", include("audit.api_urls")),
@@ -21,3 +22,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("catalog.urls")),
     path("", include("serving.urls")),
 ]
+
+handler500 = "config.views.server_error"

@@ -1,11 +1,13 @@
 """Pages that belong to no app: home and the search box that understands everything."""
 
 import re
+import secrets
 from datetime import UTC, datetime
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
@@ -19,6 +21,12 @@ from catalog.models import Entry
 from . import home as page
 
 MAX_QUERY = 1_000
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The page of a view that raised, with an id to quote; `config.logs.ErrorId` puts it into the line that Django logs of it."""
+    request.error_id = secrets.token_hex(4)  # type: ignore[attr-defined]
+    return HttpResponse(render_to_string("500.html", {"error_id": request.error_id}), status=500)  # type: ignore[attr-defined]
 
 
 @require_GET

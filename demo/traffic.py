@@ -71,3 +71,11 @@ async def send(gateway: str, to_send: list[Call]) -> Counter[int]:
             for call in to_send:
                 group.create_task(send_one(call))
     return statuses
+
+
+def ask(gateway: str, key: str, model: str, body: Mapping[str, Any]) -> Any:
+    """One answer of a model, or None when it gives none. Raises httpx.HTTPError when the gateway can't be reached."""
+    answer = httpx.post(
+        f"{gateway}/v1/models/{model}:predict", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60.0, trust_env=False
+    )
+    return answer.json() if answer.status_code == 200 else None

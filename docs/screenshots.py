@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = {1440: 960, 390: 844}
-TALLEST = {1440: 2600, 390: 3200}  # of a picture; what is below is more of the same
+TALLEST = {1440: 2200, 390: 3200}  # of a picture; what is below is more of the same
 THEMES = ("light", "dark")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """`path` may hold {record}: the newest answered call of the digits model. user "" = a visitor.
+    """`path` may hold {record}, the newest answered call of the digits model, and {application}, the person's first. user "" = a visitor.
 
     press: what to click before the picture is taken, until: what then appears.
     """
@@ -42,12 +42,16 @@ class Shot:
 
 SHOTS = (
     Shot("home", "/"),
+    Shot("home-signed-in", "/", "auditor"),
     Shot("catalog", "/catalog/"),
     Shot("model", "/catalog/digits/", "viewer", press=".sample", until="answer-view .answer__record .seal"),
     Shot("dashboard", "/audit/", "auditor"),
     Shot("records", "/audit/records/", "auditor", full=False),
     Shot("record", "/audit/records/{record}", "auditor", show_content=True),
     Shot("serving", "/serving/", "operator"),
+    Shot("register", "/serving/register/", "operator"),
+    Shot("keys", "/keys/", "auditor"),
+    Shot("application", "{application}", "auditor"),
     Shot("sign-in", "/accounts/login/", full=False),
 )
 
@@ -122,6 +126,7 @@ def take(page: Page, base: str, shot: Shot, target: Path) -> list[str]:
     faults: list[str] = []
     page.on("console", lambda message: faults.append(f"{shot.name}: {message.text}") if "Security Policy" in message.text else None)
     path = shot.path.replace("{record}", newest_record(page, base)) if "{record}" in shot.path else shot.path
+    path = path.replace("{application}", first_application(page, base)) if "{application}" in path else path
     response = page.goto(base + path)
     if response is None or not response.ok:
         return [f"{shot.name}: {path} answered {response.status if response else 'nothing'}"]
@@ -150,6 +155,14 @@ def newest_record(page: Page, base: str) -> str:
     found = page.locator("[data-row]").first.get_attribute("data-id")
     if not found:
         sys.exit("the demo has no answered call of the digits model yet")
+    return found
+
+
+def first_application(page: Page, base: str) -> str:
+    page.goto(f"{base}/keys/")
+    found = page.locator("main a[href^='/keys/applications/']").first.get_attribute("href")
+    if not found:
+        sys.exit("the demo has no application yet")
     return found
 
 

@@ -1,18 +1,20 @@
 """What the serving and keys pages show, ready to render."""
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import redis
 from django.conf import settings
+from django.utils import timezone
 
 from catalog.models import Entry
 
 from .key_use import USE_SHOWN, find_last_uses
-from .live import StreamLoad, read_loads
+from .live import StreamLoad, read_batch_sizes, read_loads
 from .models import APIKey, Application, Deployment, VersionState, WorkerState
 
 TRACK = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
@@ -28,6 +30,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Unbatched:
+    """Signatures that run one request at a time for the same reason; `said` is what the model itself said when it was tried."""
+
+    names: tuple[str, ...]
+    reason: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class VersionRow:
     version: int
     state: str
@@ -39,7 +50,13 @@ class VersionRow:
     error_code: str
     error_message: str
     load: StreamLoad
-    unbatched: tuple[tuple[str, str], ...]  # signatures that run one request at a time, and why
+    batch_size: float | None  # rows, on average over the last minute
+    num_signatures: int
+    unbatched: tuple[Unbatched, ...]
+
+    @property
+    def num_unbatched(self) -> int:
+        return sum(len(group.names) for group in self.unbatched)
 
     @property
     def is_failed(self) -> bool:
@@ -56,6 +73,11 @@ class DeploymentRow:
     def has_failed(self) -> bool:
         """Whether trying again may help."""
         return any(row.is_failed and row.state == "END" for row in self.versions)
+
+    @property
+    def as_rows(self) -> tuple["DeploymentRow"]:
+        """Itself, for the table that the page of all deployments shows too."""
+        return (self,)
 
     @property
     def state(self) -> str:
@@ -83,10 +105,10 @@ def serving_page(user: Any) -> ServingPage:
     if not may_operate:
         shown = shown.filter(name__in=Entry.objects.visible_to(user).values("slug"))
     deployments = list(shown)
-    loads = _loads(deployments)
+    loads, sizes = _loads(deployments), _batch_sizes(deployments)
     believed = WorkerState.objects.all().believed()
     return ServingPage(
-        rows=tuple(_row(deployment, loads, believed) for deployment in deployments),
+        rows=tuple(_row(deployment, loads, sizes, believed) for deployment in deployments),
         workers=tuple(WorkerState.objects.live().order_by("node", "worker_id")),
         may_operate=may_operate,
         may_register=user.has_perm("catalog.publish_entry"),
@@ -94,7 +116,7 @@ def serving_page(user: Any) -> ServingPage:
 
 
 def deployment_page(deployment: Deployment) -> DeploymentRow:
-    return _row(deployment, _loads([deployment]), WorkerState.objects.all().believed())
+    return _row(deployment, _loads([deployment]), _batch_sizes([deployment]), WorkerState.objects.all().believed())
 
 
 def _loads(deployments: Sequence[Deployment]) -> dict[str, StreamLoad]:
@@ -105,11 +127,18 @@ def _loads(deployments: Sequence[Deployment]) -> dict[str, StreamLoad]:
         return {}  # the page says "unknown" then
 
 
+Sizes = Mapping[tuple[str, int], float]
+
+
+def _batch_sizes(deployments: Sequence[Deployment]) -> Sizes:
+    return read_batch_sizes([deployment.name for deployment in deployments], timezone.now())
+
+
 def _stream(state: VersionState) -> str:
     return f"{settings.REDIS_PREFIX}q:{state.deployment.name}@{state.version}"
 
 
-def _row(deployment: Deployment, loads: dict[str, StreamLoad], believed: frozenset[str]) -> DeploymentRow:
+def _row(deployment: Deployment, loads: dict[str, StreamLoad], sizes: Sizes, believed: frozenset[str]) -> DeploymentRow:
     """believed: ids of the workers whose states count, as for the snapshot."""
     by_version: dict[int, list[VersionState]] = defaultdict(list)
     for state in deployment.version_states.all():
@@ -117,12 +146,12 @@ def _row(deployment: Deployment, loads: dict[str, StreamLoad], believed: frozens
             by_version[state.version].append(state)
     return DeploymentRow(
         deployment=deployment,
-        versions=tuple(_version_row(deployment, by_version[version], loads) for version in sorted(by_version, reverse=True)),
+        versions=tuple(_version_row(deployment, by_version[version], loads, sizes) for version in sorted(by_version, reverse=True)),
         faults=tuple(sorted({fault.error_message for fault in deployment.faults.all() if fault.worker_id in believed})),
     )
 
 
-def _version_row(deployment: Deployment, states: list[VersionState], loads: dict[str, StreamLoad]) -> VersionRow:
+def _version_row(deployment: Deployment, states: list[VersionState], loads: dict[str, StreamLoad], sizes: Sizes) -> VersionRow:
     shown = next((state for state in states if state.state == "AVAILABLE"), states[0])
     position = TRACK.index(shown.state)
     return VersionRow(
@@ -136,10 +165,31 @@ def _version_row(deployment: Deployment, states: list[VersionState], loads: dict
         error_code=shown.error_code,
         error_message=shown.error_message,
         load=loads.get(_stream(shown), StreamLoad()),
-        unbatched=tuple(
-            (name, shown.batching.get(name, "")) for name, signature in shown.signatures.items() if not signature.get("batched", True)
+        batch_size=sizes.get((deployment.name, shown.version)),
+        num_signatures=len(shown.signatures),
+        unbatched=_unbatched(
+            {name: shown.batching.get(name, "") for name, signature in shown.signatures.items() if not signature.get("batched", True)}
         ),
     )
+
+
+def _unbatched(reasons: Mapping[str, str]) -> tuple[Unbatched, ...]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, reason in sorted(reasons.items()):
+        groups[reason_in_words(reason)].append(name)
+    return tuple(Unbatched(tuple(names), words, said) for (words, said), names in groups.items())
+
+
+def reason_in_words(reason: str) -> tuple[str, str]:
+    """Why a signature runs one request at a time, as the engine gives it: a sentence for people, and what the model said.
+
+    A model that can't be run with made-up rows answers with an error of TensorFlow's; the nodes that it names help nobody here.
+    """
+    found = re.match(r"not probed: (.*)", reason, re.DOTALL)
+    if found is None:
+        return f"{reason[:1].upper()}{reason[1:].rstrip('.')}." if reason else "The worker gave no reason.", ""
+    said = re.sub(r"\s*\[\[\{\{node [^\]]*\]\]", "", found[1]).strip()
+    return "It couldn't be tried with made-up rows, so whether rows may share a run isn't known.", said
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ def _write_version(worker: WorkerState, deployment: Deployment, state: VersionSt
 
 
 def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
-    """The engine's signature in the form of `snapshot.Signature`."""
+    """The engine's signature in the form of `snapshot.Signature`, as JSON gives it back: lists, so that it equals what is stored."""
     signature = status.signatures[name]
     rule = status.rules.get(name)
     view = Signature(
@@ -251,7 +251,7 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
         batched=rule.batched if rule else False,
         defaults={key: clean(value.reshape(-1).tolist()) for key, value in signature.defaults.items()},
     )
-    return cast(dict[str, Any], msgspec.to_builtins(view))
+    return cast(dict[str, Any], msgspec.json.decode(msgspec.json.encode(view)))
 
 
 def _nudge_workers() -> None:

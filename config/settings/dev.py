@@ -1,11 +1,13 @@
 """One machine, plain HTTP on 127.0.0.1: what `make run` uses. Secrets are made at the first start and kept below VAR_DIR/keys."""
 
+import os
 import secrets
 import sys
 
 from config import environment
 from config.files import kept_secret
 
+os.environ.setdefault("EMAIL_URL", "console:")  # letters go to the terminal
 environment.adopt_running(environment.path("VAR_DIR", environment.ROOT / "var"))
 
 from .base import *  # noqa: E402, F403

@@ -63,9 +63,21 @@ def test_sparklines_start_at_zero(values: list[float], line: str) -> None:
     assert charts.sparkline(values).line == line
 
 
-def test_a_model_has_one_colour() -> None:
-    assert charts.series("digits") == charts.series("digits")
-    assert len({charts.series(name) for name in ("digits", "half_plus_two", "risk", "verse")}) == 4
+def test_models_shown_together_differ_and_never_look_like_an_outcome() -> None:
+    names = ["digits", "half_plus_two", "letters", "risk", "verse", "a sixth"]
+    colours = charts.series_of(names)
+    assert len(set(colours.values())) == len(names)
+    assert not {"series-1", "series-3"} & set(colours.values())
+    assert charts.series_of(reversed(names)) == colours
+    many = charts.series_of(f"model-{number}" for number in range(40))
+    assert len(many) == 40
+    assert not {"series-1", "series-3"} & set(many.values())
+
+
+def test_traffic_names_only_the_outcomes_that_it_shows() -> None:
+    spec = charts.traffic_chart([TrafficPoint(START, 3, 0, 1)], 60, [])
+    assert [name["group"] for name in spec["datasets"]["names"]] == ["answered", "failed"]
+    assert charts.traffic_chart([], 60, [])["datasets"]["names"] == []
 
 
 def test_traffic_carries_a_row_per_group_with_calls_and_the_query_behind_it() -> None:

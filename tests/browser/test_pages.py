@@ -329,3 +329,28 @@ def test_text_stands_out_from_its_ground_in_both_themes(page: Page) -> None:
             ("warn", "warn-wash"),
         ):
             assert page.evaluate(ratio, [ink, ground]) >= 4.5, (scheme, ink, ground)
+
+
+def test_what_is_renewed_by_itself_leaves_the_focus_and_open_folds_alone(page: Page, passwords: dict[str, str]) -> None:
+    sign_in(page, "operator", passwords["operator"])
+    page.goto("/serving/")
+    fold = page.locator("details.fold").first
+    if fold.count():
+        fold.locator("summary").click()
+    change = page.locator("#change-digits")
+    change.focus()
+    page.locator("#deployments").evaluate("region => region.dataset.old = 'yes'")
+    expect(page.locator("#deployments[data-old]")).to_have_count(0, timeout=15_000)
+    expect(change).to_be_focused()
+    if fold.count():
+        expect(fold).to_have_attribute("open", "")
+    page.locator("#deployments copy-button button").first.focus()
+    page.locator("#deployments").evaluate("region => region.dataset.old = 'yes'")
+    expect(page.locator("#deployments[data-old]")).to_have_count(0, timeout=15_000)
+    expect(page.locator("#deployments copy-button button").first).to_be_focused()
+    page.goto("/")
+    newest = page.locator("#latest a").first
+    newest.focus()
+    page.locator("#latest").evaluate("region => region.dataset.old = 'yes'")
+    expect(page.locator("#latest[data-old]")).to_have_count(0, timeout=15_000)
+    expect(page.locator("#latest a:focus")).to_have_count(1)

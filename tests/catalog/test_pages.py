@@ -66,6 +66,17 @@ def test_visitors_are_asked_to_sign_in_where_a_key_is_needed(client: Client) -> 
     assert "<try-it" in client.get("/catalog/half_plus_two/").content.decode()
 
 
+def test_visitors_see_examples_drawn_with_their_answers(client: Client) -> None:
+    entry = make_entry("digits", signatures=DIGITS, access="key")
+    request = {"instances": [[[0.0] * 8] * 7 + [[16.0] * 8]]}
+    answer = {"predictions": [{"class": 7, "scores": [0.0] * 7 + [0.9, 0.05, 0.05]}]}
+    services.set_examples(entry=entry, examples=[{"name": "a seven", "request": request, "response": answer}], actor="ada")
+    html = client.get("/catalog/digits/").content.decode()
+    assert 'class="exchange__in"' in html
+    assert "<svg" in html[html.index("exchange__in") : html.index("exchange__out")]
+    assert "0.900" in html[html.index("exchange__out") :]
+
+
 def test_code_names_the_chosen_version_or_label(client: Client, digits: Entry) -> None:
     assert "/v1/models/digits:predict" in client.get("/catalog/digits/").content.decode()
     assert "/v1/models/digits/labels/stable:predict" in client.get("/catalog/digits/?pin=stable").content.decode()

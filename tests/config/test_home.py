@@ -1,5 +1,6 @@
 """Home and the search box."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ from django.test import Client
 
 from audit import database, ids
 from catalog.models import Entry
+from catalog.services import set_examples
+from config.logs import LineFormatter
 from config.views import destination
-from serving.models import Application
+from serving.models import Application, Deployment
 from tests.audit.logs import ingest, make_leaf_call, open_log, seal_all
 from tests.audit.test_search import make_user
-from tests.catalog.factories import DIGITS, make_entry
+from tests.catalog.factories import DIGIT_NAMES, DIGITS, make_entry
 
+SEVEN = {"predictions": [{"class": 7, "scores": [0.0] * 7 + [0.9, 0.05, 0.05]}]}
 RECORD = "01a20593-0ed0-7c35-894d-cdc67ae7b4ce"
 
 
@@ -97,6 +101,23 @@ def test_people_see_what_they_own_call_and_audit(client: Client, tmp_path: Path)
 
 
 @pytest.mark.django_db
+def test_home_offers_visitors_what_they_can_do_and_draws_the_answer(client: Client) -> None:
+    request = {"instances": [[[0.0] * 8] * 7 + [[16.0] * 8]]}
+    digits = make_entry("digits", signatures=DIGITS, class_names=DIGIT_NAMES, access="key", calls=100)
+    set_examples(entry=digits, examples=[{"name": "seven", "request": request, "response": SEVEN}], actor="ada")
+    make_entry("half_plus_two", access="open", calls=1)
+    Deployment.objects.create(name="digits", base_path="/models/digits", answer_output="scores", answer_labels=DIGIT_NAMES)
+    html = client.get("/").content.decode()
+    assert "→ 7" in html
+    assert html.index("/catalog/half_plus_two/#try") < html.index("/accounts/login/?next=%2Fcatalog%2Fdigits%2F%23try")
+    assert html.count(">Try it<") == html.count(">Sign in to try<") == 1
+    client.force_login(User.objects.create_user("ada"))
+    html = client.get("/").content.decode()
+    assert html.index("/catalog/digits/#try") < html.index("/catalog/half_plus_two/#try")
+    assert html.count(">Try it<") == 2
+
+
+@pytest.mark.django_db
 def test_an_empty_portal_says_what_will_come(client: Client) -> None:
     html = client.get("/").content.decode()
     assert "No model is ready yet" in html
@@ -112,3 +133,17 @@ def test_errors_have_the_frame_and_say_what_to_do(client: Client, path: str, sta
     assert response.status_code == status
     assert words in response.content.decode()
     assert 'class="bar"' in response.content.decode()
+
+
+@pytest.mark.django_db
+@pytest.mark.urls("tests.config.failing_urls")
+def test_a_page_that_breaks_names_its_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(raise_request_exception=False)
+    response = client.get("/fail/")
+    assert response.status_code == 500
+    html = response.content.decode()
+    [line] = [record for record in caplog.records if record.name == "django.request"]
+    assert re.fullmatch(r"[0-9a-f]{8}", line.error_id)  # type: ignore[attr-defined]  # config.logs.ErrorId
+    assert f"<code>{line.error_id}</code>" in html  # type: ignore[attr-defined]
+    assert f"error_id={line.error_id}" in LineFormatter().format(line)  # type: ignore[attr-defined]
+    assert line.exc_info

@@ -9,10 +9,13 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from audit import database
 from audit.models import Record
 from catalog.models import Entry
 from serving.key_use import find_last_uses
+from serving.live import read_batch_sizes
 from serving.models import APIKey, Application, Deployment, VersionState, WorkerState
+from tests.audit.logs import ingest, make_leaf_call
 
 from .factories import make_deployment, make_key, make_user
 
@@ -191,6 +194,39 @@ def test_the_list_takes_few_queries(tmp_path: Path, django_assert_max_num_querie
     client.get("/serving/")
     with django_assert_max_num_queries(16):  # type: ignore[operator]
         client.get("/serving/")
+
+
+def test_reasons_are_told_once_in_words_and_folded(tmp_path: Path) -> None:
+    deployment = make_deployment(tmp_path)
+    worker = WorkerState.objects.create(worker_id="w", node="n", seen_at=timezone.now())
+    reason = "not probed: Could not parse example input, value: '8'\n\t [[{{node ParseExample/ParseExampleV2}}]]"
+    batching = {"classify": reason, "regress": reason, "draw": "the same rows gave other outputs in a second run", "predict": "equal"}
+    signatures = {name: {"batched": name == "predict"} for name in batching}
+    VersionState.objects.create(
+        worker=worker, deployment=deployment, version=1, state="AVAILABLE", signatures=signatures, batching=batching
+    )
+    html = sign_in("operator").get("/serving/").content.decode()
+    start = html.index('<details class="fold"')
+    fold = html[start : html.index("</details>", start)]
+    assert "3 of 4 signatures run one request at a time" in fold
+    assert fold.count("made-up rows") == fold.count("Could not parse example input") == 1
+    assert "classify, regress" in fold
+    assert "The same rows gave other outputs in a second run." in fold
+    assert "{{node" not in fold
+    assert "Could not parse" not in sign_in("viewer", "bob").get("/serving/").content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_batch_size_is_the_mean_of_the_last_minutes_batches(tmp_path: Path) -> None:
+    def call(batch_id: int, batch_size: int, model: str = "digits") -> Any:
+        return make_leaf_call(model=model, version=2, worker="w", batch_id=batch_id, batch_size=batch_size)
+
+    with database.connect() as connection:
+        ingest(connection, [call(1, 3), call(1, 3), call(1, 3), call(2, 1), call(3, 8, "verse")])
+    now = Record.objects.latest("ts").ts
+    assert read_batch_sizes(["digits", "verse", "risk"], now) == {("digits", 2): 2.0, ("verse", 2): 8.0}
+    assert read_batch_sizes(["digits"], now + timedelta(minutes=2)) == {}
+    assert read_batch_sizes([], now) == {}
 
 
 def test_a_try_it_token_is_for_what_its_person_may_see(tmp_path: Path) -> None:

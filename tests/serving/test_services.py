@@ -72,6 +72,14 @@ def test_a_report_without_news_publishes_nothing(tmp_path: Path) -> None:
     assert published().version == before
 
 
+def test_a_report_without_news_leaves_the_time_of_the_last_change(tmp_path: Path) -> None:
+    make_deployment(tmp_path)
+    report(status())
+    since = VersionState.objects.get().since
+    report(status())
+    assert VersionState.objects.get().since == since
+
+
 def test_a_failed_load_keeps_its_text(tmp_path: Path) -> None:
     make_deployment(tmp_path)
     report(status(state="END", error_code="NOT_FOUND", error_message="no saved_model.pb in 1"))

@@ -7,6 +7,8 @@ customElements.define(
       const what = this.dataset.what || "text";
       const button = document.createElement("button");
       button.type = "button";
+      // Where a region is replaced as time goes, the focus is given back by id.
+      if (this.dataset.text && this.closest("[hx-trigger^=every]")) button.id = `copy-${this.dataset.text}`;
       button.title = `Copy ${what}`;
       button.setAttribute("aria-label", button.title);
       button.append(this.mark("m-copy"));
