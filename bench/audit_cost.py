@@ -70,7 +70,8 @@ def main() -> None:
     print(conditions())
     with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
         for name in arguments.models:
-            portal.register(f"bench-{name}", models / name)
+            portal.deploy(f"bench-{name}", models / name)
+            portal.wait_available(f"bench-{name}")
         unrecorded, address = start_unrecorded(portal)
         try:
             for model in arguments.models:

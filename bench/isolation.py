@@ -106,7 +106,8 @@ def main() -> None:
     print(conditions())
     with running(arguments.directory / "portal", MODEL_ROOTS=str(models)) as portal:
         for name in ("half_plus_two", "mlp", "heavy"):
-            portal.register(f"bench-{name}", models / name)
+            portal.deploy(f"bench-{name}", models / name)
+            portal.wait_available(f"bench-{name}")
         peak = {}
         for name in ("half_plus_two", "mlp"):
             url = f"{portal.gateway}/v1/models/bench-{name}:predict"

@@ -86,17 +86,17 @@ class Portal:
         self.wait_available(name)
 
     def deploy(self, name: str, directory: Path) -> None:
-        """Serve a model through the API, which costs no process of its own; returns at once."""
-        answer = httpx.post(
-            f"{self.site}/api/deployments/",
-            json={"name": name, "base_path": str(directory), "access": "key"},
-            headers={"Authorization": f"Bearer {self.operator_key}"},
-        )
-        answer.raise_for_status()
+        """Serve a model below `MODEL_ROOTS` through the API, which costs no process of its own, unless an earlier run has; returns at
+        once."""
+        if self._ask_api("GET", f"{name}/").status_code == 404:
+            self._ask_api("POST", "", {"name": name, "base_path": str(directory), "access": "key"}).raise_for_status()
 
     def undeploy(self, name: str) -> None:
-        answer = httpx.delete(f"{self.site}/api/deployments/{name}/", headers={"Authorization": f"Bearer {self.operator_key}"})
-        answer.raise_for_status()
+        self._ask_api("DELETE", f"{name}/").raise_for_status()
+
+    def _ask_api(self, method: str, path: str, content: dict[str, str] | None = None) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.operator_key}"}
+        return httpx.request(method, f"{self.site}/api/deployments/{path}", json=content, headers=headers, timeout=30)
 
     def wait_available(self, name: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds

@@ -69,7 +69,8 @@ def measure(arguments: argparse.Namespace, directory: Path) -> list[dict[str, ob
     with contextlib.ExitStack() as stack:
         portal = stack.enter_context(running(directory / "portal", MODEL_ROOTS=str(models)))
         for name in arguments.models:
-            portal.register(f"bench-{name}", models / name)
+            portal.deploy(f"bench-{name}", models / name)
+            portal.wait_available(f"bench-{name}")
         redis_url = stack.enter_context(own_redis(directory)) if any(PEERS[name].needs_redis for name in arguments.peers) else ""
         peers: list[Running] = []
         for name in arguments.peers:
