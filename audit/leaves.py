@@ -10,7 +10,7 @@ to sorted JSON. Digests are base64url without padding.
     lat{t,q,m} total, queue and model µs               n{in,out} bytes        cnt calls, where more than one
     b  SHA-256 of the received body                    c{in,out} salted commitments   ct{in,out} digests of the ciphertexts
     a{t,p} actor: type and pseudonym of the month      bt{id,n,i} batch: id, rows, first row
-    tr trace id            err what went wrong, only when something did
+    tr the caller's trace  err what went wrong, only when something did
 
 `t` of a call is "prediction", "refusal" (it never came to a model) or "read" (it asked about models: `vb` is status, metadata,
 openapi or list), and figures count the first two. Gateways before that kind wrote answered reads as predictions; such leaves stay.

@@ -31,6 +31,8 @@ from .leaves import SHORT_DIGEST, base64url, leaf_hash
 PART_IN, PART_OUT = 1, 2
 RAW, ZSTD = 0, 1
 COMPRESS_OVER = 32 * 1024  # larger parts are compressed, and both is done off the event loop
+_SAMPLE_BYTES = 8 * 1024
+_WORTH = 0.8
 SALT_BYTES = 32
 NONCE_BYTES = 12
 
@@ -90,9 +92,15 @@ def record_key(pads: tuple[bytes, bytes], record_id: bytes) -> bytes:
 
 
 def compress(plaintext: bytes) -> Coded:
-    """zstd where it saves at least a tenth, else raw."""
+    """zstd where it saves at least a fifth, else raw. What a sample says is believed: floats hardly shrink, and 110 KB take 200 µs."""
+    if not _is_worth_it(plaintext[:_SAMPLE_BYTES]):
+        return RAW, plaintext
     compressed = zstandard.ZstdCompressor(level=1).compress(plaintext)
-    return (ZSTD, compressed) if len(compressed) < len(plaintext) * 0.9 else (RAW, plaintext)
+    return (ZSTD, compressed) if len(compressed) < len(plaintext) * _WORTH else (RAW, plaintext)
+
+
+def _is_worth_it(sample: bytes) -> bool:
+    return len(zstandard.ZstdCompressor(level=1).compress(sample)) < len(sample) * _WORTH
 
 
 def seal_parts(

@@ -4,6 +4,7 @@ Segments are immutable and hold ciphertext only; what erases a payload is the de
 directory when the store has all of it and the database knows.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -44,7 +45,7 @@ class PayloadStore:
         """Store a whole file; durable, and all of it, when this returns. Raises OSError."""
         target = f"{self._root}/{key}"
         if isinstance(self._fs, LocalFileSystem):
-            _copy_durably(path, Path(target))
+            _place_durably(path, Path(target))
         else:
             self._fs.put_file(str(path), target)
         if (stored := self._fs.size(target)) != (size := path.stat().st_size):
@@ -55,17 +56,21 @@ class PayloadStore:
         return cast(bytes, self._fs.cat_file(f"{self._root}/{key}", start=offset, end=offset + length))
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    """Copy in small synced steps: one large flush would hold up the journal's syncs on the same disk."""
+def _place_durably(source: Path, target: Path) -> None:
+    """The finished segment under another name, or a copy of it where the store is another file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
-    with source.open("rb") as reader, temporary.open("wb") as writer:
-        while data := reader.read(_COPY_STEP):
-            writer.write(data)
-            writer.flush()
-            os.fdatasync(writer.fileno())
-        os.fsync(writer.fileno())
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)  # nobody writes to it any more
+        _sync(temporary)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        _copy_durably(source, temporary)
     os.replace(temporary, target)
+    if temporary.exists():  # both were the same file already: then a rename does nothing
+        temporary.unlink()
     directory = target.parent
     while directory != directory.parent:  # also the entries of directories that were new
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -74,6 +79,24 @@ def _copy_durably(source: Path, target: Path) -> None:
         if not directory.name.isdigit():
             break
         directory = directory.parent
+
+
+def _copy_durably(source: Path, target: Path) -> None:
+    """Copy in small synced steps: one large flush would hold up the journal's syncs on the same disk."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while data := reader.read(_COPY_STEP):
+            writer.write(data)
+            writer.flush()
+            os.fdatasync(writer.fileno())
+        os.fsync(writer.fileno())
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class Shipper:

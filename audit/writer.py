@@ -54,7 +54,7 @@ class WriterOptions:
     rotate_s: float = 60.0  # … or this age, when something was written
     first_segment_bytes: int = 4 << 20  # then as large as the last minute asks for, up to segment_bytes
     announce_s: float = 0.004  # an idle writer announces its last group after this
-    gather_s: float = 0.001  # under load (groups of gather_from or more) start groups no closer than this
+    gather_s: float = 0.003  # under load (groups of gather_from or more) start groups no closer than this
     gather_from: int = 8
 
 

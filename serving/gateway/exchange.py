@@ -124,7 +124,7 @@ class Exchange:
             application=caller.application,
             user=caller.user,
             address=truncated(self.request.client),
-            trace=self.trace,
+            trace=self.trace if self.trace is not self.record_id else None,  # a trace that begins here is named by its record
             request=request,
             response=response,
             body_sha256=self.body_sha256,

@@ -60,7 +60,8 @@ def test_the_sync_returns_before_the_answers_first_byte(start_gateway: Callable[
     door = start_gateway(wrapper=(strace, "-D", "-f", "-q", "-s", "2048", "-e", calls, "-o", str(trace)))
     named = [door.predict("half_plus_two", {"instances": [number]}).headers["daybook-record"] for number in range(NUM_CALLS)]
     assert door.gateway.stop() == 0
-    wait_until(lambda: f"{door.gateway.process.pid} +++ exited with 0 +++" in trace.read_text(), "the trace is whole")
+    ended = re.compile(rf"^{door.gateway.process.pid} +\+\+\+ exited with 0", re.MULTILINE)
+    wait_until(lambda: bool(ended.search(trace.read_text())), "the trace is whole")
     steps = list(steps_of(trace.read_text()))
     answers = [place for place, step in enumerate(steps) if step in named]
     assert [steps[place] for place in answers] == named
