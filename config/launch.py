@@ -8,6 +8,7 @@ this is a program of its own that prepares itself and then execs, so pid, group 
     --signal NUMBER  which signal (default 15)
     --user NAME      drop to this user and its group first; without any privilege left behind
     --umask OCTAL    of the new program
+    --nice NUMBER    how much it steps back behind other programs, 0 to 19
 
 Standard library only, and no imports of ours: as another user the checkout may be out of reach.
 """
@@ -50,10 +51,12 @@ def main() -> None:
     parser.add_argument("--signal", type=int, default=15)
     parser.add_argument("--user")
     parser.add_argument("--umask", type=lambda text: int(text, 8))
+    parser.add_argument("--nice", type=int, default=0)
     options = parser.parse_args(sys.argv[1:split])
     command = sys.argv[split + 1 :]
     if options.umask is not None:
         os.umask(options.umask)
+    os.nice(options.nice)
     if options.user:
         become_user(options.user)
     if options.parent:

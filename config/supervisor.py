@@ -46,6 +46,7 @@ class Program:
     died_signal: int = signal.SIGTERM
     stop_grace_s: float = 20.0
     user: str | None = None
+    niceness: int = 0
     ports: tuple[int, ...] = ()
     muted: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -212,6 +213,8 @@ async def spawn(program: Program) -> tuple[asyncio.subprocess.Process, asyncio.S
     launch = [sys.executable, str(LAUNCH), "--parent", str(os.getpid()), "--signal", str(int(program.died_signal))]
     if program.user:
         launch += ["--user", program.user]
+    if program.niceness:
+        launch += ["--nice", str(program.niceness)]
     reading, writing = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(

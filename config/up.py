@@ -143,13 +143,14 @@ class Portal:
         return [
             self._program("scribe", "manage.py", "scribe"),
             self._program("sealer", "manage.py", "sealer"),
-            self._program("worker", *celery, "-Q", f"control.{node}", "--hostname", f"worker@{node}", grace_s=40),
+            # Models may fill every core: the doors, which say so, must get a turn at once.
+            self._program("worker", *celery, "-Q", f"control.{node}", "--hostname", f"worker@{node}", grace_s=40, niceness=5),
             self._program("jobs", *celery, "-Q", "jobs", "-B", "-s", str(self.sockets / "beat"), "--hostname", f"jobs@{node}"),
             self._program("gateway", "-m", "config.gateway", ports=(self.settings.GATEWAY_PORT,), grace_s=40),
             self._program("web", *web, ports=(self.settings.PORT,)),
         ]
 
-    def _program(self, name: str, *arguments: str, ports: tuple[int, ...] = (), grace_s: float = 20.0) -> Program:
+    def _program(self, name: str, *arguments: str, ports: tuple[int, ...] = (), grace_s: float = 20.0, niceness: int = 0) -> Program:
         """One of ours: a Python command in the checkout."""
         extra = {
             **self.environment,
@@ -161,7 +162,7 @@ class Portal:
         }
         if arguments[0] == "manage.py":
             arguments = (str(Path(self.settings.BASE_DIR) / "manage.py"), *arguments[1:])
-        return Program(name, (sys.executable, *arguments), stop_grace_s=grace_s, ports=ports, environment=extra)
+        return Program(name, (sys.executable, *arguments), stop_grace_s=grace_s, niceness=niceness, ports=ports, environment=extra)
 
     async def _wait_until_ready(self) -> None:
         """Until both doors say so. Gives up only when a process keeps ending; a slow model is waited for, and named."""

@@ -7,7 +7,7 @@ from .protocol.frames import Buffer
 from .resp import pack_one
 
 ENTRY_BYTES = 256 * 1024  # an entry holds no more, unless one frame is larger
-MIN_AHEAD = 64  # rows under way below which a wait isn't predicted: so few say nothing about what batches can do
+MIN_AHEAD = 32  # rows under way below which a wait isn't predicted: so few say nothing about what batches can do
 PREDICTED_FOR_S = 5.0
 JOIN_BELOW = 64 * 1024  # copying this much together costs less than handing many parts to the socket
 

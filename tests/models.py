@@ -39,6 +39,7 @@ NAMES = (
     "two_signatures",
     "free_size",
     "slow",
+    "counted",
 )
 
 
@@ -233,7 +234,18 @@ def _build_v1(maker: _Maker) -> None:
         x, table = v1.placeholder(tf.float32, [None], name="x"), v1.placeholder(tf.resource, [], name="table")
         return {"x": x, "table": table}, {"y": x * 2.0}, {}
 
-    for make in (half_plus_three, counter, defaults, resource_end):
+    def counted() -> tuple[object, object, object]:
+        """How many requests this model has run, after `work` products of about half a millisecond."""
+        total = v1.Variable(0.0, use_resource=False)
+        work = v1.placeholder(tf.float32, [None], name="work")
+        matrix = tf.fill([256, 256], 1.0 / 256.0)
+        condition = lambda i, m: i < tf.cast(tf.reduce_max(work), tf.int32)  # noqa: E731
+        product = v1.while_loop(condition, lambda i, m: (i + 1, m @ matrix), [0, matrix])[1]
+        with tf.control_dependencies([product]):
+            counted = v1.assign_add(total, 1.0)
+        return {"work": work}, {"total": tf.identity(counted) + 0.0 * work}, {}
+
+    for make in (half_plus_three, counter, defaults, resource_end, counted):
         maker.save_v1(make.__name__, make)
     maker.save_v1("tagged", half_plus_three, ("serve", "gpu"))
 
