@@ -251,7 +251,7 @@ def _signature(status: VersionStatus, name: str) -> dict[str, Any]:
         batched=rule.batched if rule else False,
         defaults={key: clean(value.reshape(-1).tolist()) for key, value in signature.defaults.items()},
     )
-    return cast(dict[str, Any], msgspec.json.decode(msgspec.json.encode(view)))
+    return cast(dict[str, Any], msgspec.to_builtins(view))
 
 
 def _nudge_workers() -> None:
