@@ -179,7 +179,7 @@ class Pool(IntEnum):
     LOAD = 1
 
 
-LOAD_NICENESS = 10
+LOAD_NICENESS = 15  # well below the worker's own 5 (config/up.py): a load takes a tenth of what a run beside it takes
 NUM_SERVE_THREADS = 2
 NUM_LOAD_THREADS = 2
 
