@@ -1,6 +1,7 @@
 """The daybook's pages as people get them: what they show, who may see what, what looking leaves behind, how many queries they take."""
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from audit.models import LogHead, Outbox, PayloadKey, Record
 from audit.record import Call
 from audit.scribe import Scribe, ScribeOptions
 from audit.store import PayloadStore
+from config import context_processors
 
 from .calls import MASTER_KEY, make_call, make_recorder
 from .logs import ingest, make_leaf_call, open_log, seal_all
@@ -179,10 +181,12 @@ def test_hostile_values_are_written_as_text(connection: Any, client: Client, aud
 
 def queries(client: Client, path: str) -> int:
     client.get(path)  # content types, sessions and the footer's state are known from here on
+    context_processors._kept.until = math.inf  # also when the machine is slow
     with CaptureQueriesContext(
         django_connection,
     ) as captured:
         assert client.get(path).status_code == 200
+    context_processors._kept.until = 0.0
     return len([query for query in captured if query["sql"].startswith(("SELECT", "WITH", "\n"))])
 
 
